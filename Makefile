@@ -1,0 +1,48 @@
+# `make demo` and `make test` do all their own set-up: they need Python >= 3.11 and, the first time, a network and some minutes.
+# PYTHON=/path/to/python chooses the Python that .venv is made with.
+
+BIN := .venv/bin
+READY := .venv/.ready
+MAKING := .venv/.unfinished
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test docs
+
+help:
+	@echo "make demo   follow an object through the demo clip with the small model"
+	@echo "make test   check everything: ruff, the tests, every notebook, the pages"
+	@echo "make docs   export the library from the notebooks; build docs/ and README.md"
+	@echo "The first of them makes .venv, which takes some minutes."
+
+demo: $(READY)
+	$(BIN)/eosvos demo
+
+# OMP_NUM_THREADS=1: two processes side by side, one thread each
+test: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/pytest -n 2 --dist worksteal
+
+docs: $(READY)
+	$(BIN)/nbdev-export
+	$(BIN)/python nbs/_build_docs.py
+
+# Begins anew after an interruption midway; otherwise a changed pyproject.toml only brings the packages up to date.
+$(READY): pyproject.toml
+	@set -e; trap 'exit 130' INT TERM; \
+	if [ -e $(MAKING) ] || ! $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3.14 python3 python); do \
+			if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "eosvos needs Python >= 3.11 with its venv module$(if $(PYTHON),; PYTHON=$(PYTHON) is not such a one)." >&2; \
+			echo "Install one (on Debian and Ubuntu also the package python3-venv) or say PYTHON=/path/to/python." >&2; exit 1; \
+		fi; \
+		echo "Making .venv with $$found ($$("$$found" --version))"; \
+		"$$found" -m venv --clear .venv; \
+	fi; \
+	touch $(MAKING); \
+	echo "Installing eosvos and its packages into .venv; the first time this takes some minutes"; \
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]" || { rm -f $(MAKING); exit 1; }; \
+	rm -f $(MAKING); touch $(READY); \
+	echo "Set-up is done"

@@ -1,0 +1,22 @@
+"Set-up common to the tests: one thread a process, no window, and the shared data where EOSVOS_DATA names them."
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')   # before torch is imported; processes run side by side
+os.environ['MPLBACKEND'] = 'agg'
+NO_DATA = 'EOSVOS_DATA is not set: what needs the shared data is skipped'
+if DATA := os.environ.get('EOSVOS_DATA'): os.environ['EOSVOS_DATA'] = DATA = str(Path(DATA).resolve())
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not DATA: terminalreporter.write_line(f'{NO_DATA}, cells marked `#| data` in the notebooks among it', yellow=True)
+
+
+@pytest.fixture(scope='session')
+def data() -> Path: # the folder that EOSVOS_DATA names
+    "The shared data; a test that asks for it is skipped where there are none."
+    if not DATA: pytest.skip(NO_DATA)
+    assert Path(DATA).is_dir(), f'EOSVOS_DATA is {DATA}, which is not a folder'
+    return Path(DATA)

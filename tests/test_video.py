@@ -1,0 +1,495 @@
+"Pictures, masks, clips and data sets: bad input above all."
+import gc
+import os
+import warnings
+import weakref
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from eosvos import video
+from eosvos.core import DEMO, PALETTE
+from eosvos.video import (
+    VOID,
+    Clip,
+    Sequence,
+    VideoClip,
+    davis,
+    first_masks,
+    image_set,
+    natural_key,
+    object_ids,
+    open_clip,
+    pictures,
+    read_image,
+    read_mask,
+    write_mask,
+    write_video,
+)
+
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def rgb(size=(30, 20), seed=0):
+    "A noisy picture of `size` = (width, height)."
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def moving(count=12, H=32, W=48):
+    "Smooth images, each of another brightness, so that frames can be told apart in a video."
+    ramp = torch.linspace(0, 0.2, W).expand(3, H, W)
+    return [ramp + 0.06 * index for index in range(count)]
+
+
+def cut(path, share):
+    "Keep the first `share` of a file."
+    content = path.read_bytes()
+    path.write_bytes(content[:int(len(content) * share)])
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "Three frames of 30x20 pixels."
+    (tmp_path / 'frames').mkdir()
+    for index in range(3): rgb(seed=index).save(tmp_path / 'frames' / f'{index:05d}.png')
+    return tmp_path / 'frames'
+
+
+# ---- pictures
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'LA', 'RGBA', 'P', '1', 'CMYK', 'YCbCr'])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    picture = rgb().convert(mode)
+    path = tmp_path / ('x.tif' if mode in ('CMYK', 'YCbCr') else 'x.png')
+    picture.save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        image = read_image(path)
+    assert image.shape == (3, 20, 30) and image.dtype == torch.float32 and image.is_contiguous()
+    expected = torch.from_numpy(np.array(picture.convert('RGB'))).permute(2, 0, 1) / 255
+    torch.testing.assert_close(image, expected, atol=2 / 255, rtol=0)
+
+
+def test_transparent_palette_keeps_its_colours(tmp_path):
+    picture = rgb().quantize(8)
+    picture.save(tmp_path / 'opaque.png')
+    picture.save(tmp_path / 'clear.png', transparency=bytes([0, 100, 255]))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(read_image(tmp_path / 'clear.png'), read_image(tmp_path / 'opaque.png'))
+
+
+@pytest.mark.parametrize('name', ['x.png', 'x.tif'])
+def test_sixteen_bits_are_scaled(tmp_path, name):
+    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    Image.fromarray(values).save(tmp_path / name)
+    torch.testing.assert_close(read_image(tmp_path / name), torch.from_numpy(values / 65535).float().expand(3, -1, -1))
+
+
+def test_float_pictures_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / 'x.tif')
+    with pytest.raises(ValueError, match=r'x\.tif: .*mode F'): read_image(tmp_path / 'x.tif')
+
+
+def test_orientation_is_not_followed_and_said(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb().save(tmp_path / 'x.jpg', exif=exif)
+    with pytest.warns(UserWarning, match='asks viewers to turn it'): image = read_image(tmp_path / 'x.jpg')
+    assert image.shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize('read', [read_image, read_mask])
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.bmp', '.webp', '.tif'])
+@pytest.mark.parametrize('share', [0, 0.02, 0.5, 0.9])
+def test_truncated_pictures_are_named(tmp_path, read, suffix, share):
+    path = tmp_path / f'x{suffix}'
+    rgb((100, 80)).convert('L').save(path)
+    with pytest.raises(ValueError, match=rf'x\{suffix}: cannot be read as a picture'): read(cut(path, share))
+
+
+@pytest.mark.parametrize('read', [read_image, read_mask])
+def test_missing_files_and_folders_are_named(tmp_path, read):
+    with pytest.raises(ValueError, match=r'nope\.png: no such file'): read(tmp_path / 'nope.png')
+    with pytest.raises(ValueError, match='cannot be read'): read(tmp_path)
+    (tmp_path / 'text.png').write_text('hello')
+    with pytest.raises(ValueError, match=r'text\.png: cannot be read'): read(tmp_path / 'text.png')
+
+
+# ---- masks
+
+id_maps = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.sampled_from([0, 1, 2, 3, 17, 254, 255]))
+
+
+@quick
+@given(id_maps)
+def test_masks_survive_the_round_trip(ids):
+    ids = torch.from_numpy(ids).long()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / 'x.png'
+        write_mask(path, ids)
+        assert os.listdir(folder) == ['x.png']
+        only_void = set(ids.unique().tolist()) - {0} == {VOID}
+        assert torch.equal(read_mask(path), (ids == VOID).long() if only_void else ids)
+        with Image.open(path) as file:
+            assert file.mode == 'P' and torch.equal(torch.tensor(file.getpalette()).view(-1, 3), PALETTE.long())
+            assert torch.equal(torch.from_numpy(np.array(file.convert('RGB'))), PALETTE[ids])
+
+
+@quick
+@given(id_maps, st.sampled_from(['L', 'P', 'I;16']))
+def test_modes_of_a_mask_agree(ids, mode):
+    with TemporaryDirectory() as folder:
+        picture = Image.fromarray(ids.astype(np.uint16)) if mode == 'I;16' else Image.fromarray(ids)
+        if mode == 'P': picture.putpalette([0] * 768)
+        picture.save(Path(folder) / 'x.png')
+        read = read_mask(Path(folder) / 'x.png')
+    white = set(np.unique(ids)) - {0} == {255}
+    assert read.dtype == torch.int64
+    assert np.array_equal(read.numpy(), ids == 255 if white else ids)
+
+
+def test_sixteen_bit_ids(tmp_path):
+    Image.fromarray(np.array([[0, 300, 65535]], np.uint16)).save(tmp_path / 'x.png')
+    assert read_mask(tmp_path / 'x.png').tolist() == [[0, 300, 65535]]
+
+
+def test_one_bit_mask(tmp_path):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert('1').save(tmp_path / 'x.png')
+    assert read_mask(tmp_path / 'x.png').tolist() == [[0, 1]]
+
+
+def test_255_is_an_object_alone_and_void_beside_others(tmp_path):
+    for values, expected in [([0, 255], [0, 1]), ([255, 255], [1, 1]), ([0, 0], [0, 0]), ([1, 255], [1, 255])]:
+        Image.fromarray(np.array([values], np.uint8)).save(tmp_path / 'x.png')
+        assert read_mask(tmp_path / 'x.png').tolist() == [expected]
+    assert object_ids(torch.tensor([[0, 255, 9, 3]])) == [3, 9]
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA', 'CMYK'])
+def test_colour_masks_are_refused_by_name_and_mode(tmp_path, mode):
+    path = tmp_path / ('mask.tif' if mode == 'CMYK' else 'mask.png')
+    rgb().convert(mode).save(path)
+    with pytest.raises(ValueError, match=rf'{path.name}: .*got mode {mode}$'): read_mask(path)
+
+
+def test_jpeg_masks_are_refused(tmp_path):
+    rgb().convert('L').save(tmp_path / 'mask.jpg')
+    with pytest.raises(ValueError, match=r'mask\.jpg: .*without loss'): read_mask(tmp_path / 'mask.jpg')
+
+
+@pytest.mark.parametrize('ids', [
+    torch.zeros(4, 4), torch.zeros(1, 4, 4).long(), torch.tensor([[-1]]), torch.tensor([[256]]), torch.zeros(0, 4).long()])
+def test_ids_that_do_not_fit_are_refused(tmp_path, ids):
+    with pytest.raises(ValueError, match=r'x\.png: expected'): write_mask(tmp_path / 'x.png', ids)
+    assert os.listdir(tmp_path) == []
+
+
+def test_masks_of_other_types(tmp_path):
+    for ids in (torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.uint8), torch.ones(2, 3, dtype=torch.int32)):
+        write_mask(tmp_path / 'x.png', ids)
+        assert torch.equal(read_mask(tmp_path / 'x.png'), torch.ones(2, 3).long())
+
+
+def test_a_mask_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / 'file').touch()
+    for place in ('file', 'missing'):
+        with pytest.raises(ValueError, match=r'x\.png cannot be written'): write_mask(tmp_path / place / 'x.png', torch.ones(2, 2).long())
+
+
+# ---- folders
+
+def test_natural_order(tmp_path):
+    for name in ['10', '9', '1', '01', 'b2', 'b10', 'a']: rgb((2, 2)).save(tmp_path / f'{name}.png')
+    (tmp_path / 'notes.txt').touch()
+    (tmp_path / '.hidden.png').touch()
+    (tmp_path / 'sub.png').mkdir()
+    (tmp_path / 'sub.png').rmdir()
+    assert list(pictures(tmp_path)) == ['01', '1', '9', '10', 'a', 'b2', 'b10']
+
+
+@quick
+@given(st.lists(st.integers(0, 10**12), unique=True))
+def test_numbers_sort_as_numbers(numbers):
+    assert sorted(map(str, numbers), key=natural_key) == [str(number) for number in sorted(numbers)]
+
+
+def test_a_folder_of_frames(folder):
+    clip = open_clip(folder)
+    assert clip.names == ['00000', '00001', '00002'] and len(clip) == len(list(clip)) == 3 and clip.size == (20, 30)
+    assert torch.equal(clip[-1], read_image(folder / '00002.png'))
+    with pytest.raises(IndexError): clip[3]
+
+
+def test_folders_that_are_no_clip(tmp_path, folder):
+    (tmp_path / 'none').mkdir()
+    with pytest.raises(ValueError, match='none: no pictures'): open_clip(tmp_path / 'none')
+    with pytest.raises(ValueError, match='nope: no such file or folder'): open_clip(tmp_path / 'nope')
+    rgb().save(folder / '00001.jpg')
+    with pytest.raises(ValueError, match=r'got 00001\.jpg and 00001\.png'): open_clip(folder)
+
+
+def test_frames_of_another_size_are_named(folder):
+    rgb((31, 20)).save(folder / '00002.png')
+    clip = open_clip(folder)
+    clip[1]
+    with pytest.raises(ValueError, match=r'00002\.png: expected 30x20 .*got 31x20'): clip[2]
+
+
+def test_a_truncated_frame_is_named(folder):
+    cut(folder / '00001.png', 0.5)
+    with pytest.raises(ValueError, match=r'00001\.png: cannot be read'): open_clip(folder)[1]
+    cut(folder / '00000.png', 0.5)
+    with pytest.raises(ValueError, match=r'00000\.png: cannot be read'): open_clip(folder)
+
+
+def test_grey_and_transparent_frames_mix(folder):
+    rgb().convert('L').save(folder / '00000.png')
+    rgb().convert('RGBA').save(folder / '00001.png')
+    assert all(image.shape == (3, 20, 30) for image in open_clip(folder))
+
+
+# ---- video files
+
+@pytest.mark.parametrize('name', ['x.mp4', 'x.mkv', 'x.avi'])
+def test_video_round_trip(tmp_path, name):
+    images = moving()
+    write_video(tmp_path / name, images, fps=Fraction(30000, 1001))
+    clip = open_clip(tmp_path / name)
+    assert clip.size == (32, 48) and clip.names == [f'{index:05d}' for index in range(12)]
+    assert abs(float(clip.fps) - 29.97) < 0.01
+    for image, read in zip(images, clip, strict=True): torch.testing.assert_close(read, image, atol=0.025, rtol=0)
+    with pytest.raises(IndexError): clip[12]
+    with av.open(str(tmp_path / name)) as container:
+        stream = container.streams.video[0].codec_context
+        assert stream.name == 'h264' and stream.pix_fmt == 'yuv420p'
+
+
+@pytest.mark.parametrize('size', [(1, 1), (31, 48), (32, 47), (17, 3)])
+def test_odd_sizes_are_padded(tmp_path, size):
+    H, W = size
+    write_video(tmp_path / 'x.mp4', [torch.full((3, H, W), 0.5)] * 2)
+    clip = open_clip(tmp_path / 'x.mp4')
+    assert clip.size == (H + H % 2, W + W % 2)
+    torch.testing.assert_close(clip[1], torch.full((3, *clip.size), 0.5), atol=0.02, rtol=0)
+
+
+def test_frames_in_order_are_decoded_once(tmp_path, monkeypatch):
+    write_video(tmp_path / 'x.mp4', moving())
+    clip, decoded, decode = open_clip(tmp_path / 'x.mp4'), [], video._decode
+    assert len(clip) == 12
+
+    def counting(path):
+        for frame in decode(path):
+            decoded.append(frame.pts)
+            yield frame
+    monkeypatch.setattr(video, '_decode', counting)
+    for index in range(12): clip[index]
+    assert len(decoded) == 12
+    clip[11]
+    assert len(decoded) == 12
+    clip[2]
+    assert len(decoded) == 15
+    clip[7]
+    assert len(decoded) == 20
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.integers(0, 7), max_size=12))
+def test_any_order_of_frames(order):
+    with TemporaryDirectory() as folder:
+        write_video(f'{folder}/x.mp4', moving(8))
+        clip = open_clip(f'{folder}/x.mp4')
+        for index in order: assert abs(clip[index].mean() - moving(8)[index].mean()) < 0.02
+
+
+def test_frames_are_not_kept(tmp_path):
+    write_video(tmp_path / 'x.mp4', moving())
+    for clip in (open_clip(tmp_path / 'x.mp4'), open_clip(DEMO / 'frames')):
+        seen = [weakref.ref(clip[index]) for index in range(5)]
+        gc.collect()
+        assert not any(reference() is not None for reference in seen)
+
+
+def test_images_for_a_video_are_taken_one_at_a_time(tmp_path):
+    alive = []
+
+    def images():
+        for image in moving(40):
+            alive.append(weakref.ref(image := image.clone()))
+            yield image
+            del image
+            assert sum(reference() is not None for reference in alive) <= 1
+    write_video(tmp_path / 'x.mp4', images())
+
+
+@pytest.mark.parametrize('name', ['x.mp4', 'x.mkv', 'x.avi'])
+def test_broken_videos_are_named(tmp_path, name):
+    write_video(tmp_path / name, [torch.rand(3, 64, 64) for _ in range(30)])
+    content = bytearray((tmp_path / name).read_bytes())
+    middle = len(content) // 2
+    content[middle:middle + 3000] = bytes(3000)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf'{name}: cannot be read as a video'): len(open_clip(tmp_path / name))
+
+
+def test_what_is_no_video_is_named(tmp_path):
+    write_video(tmp_path / 'half.mp4', moving())
+    cut(tmp_path / 'half.mp4', 0.5)
+    (tmp_path / 'random.mp4').write_bytes(np.random.default_rng(0).bytes(5000))
+    (tmp_path / 'text.mp4').write_text('hello')
+    (tmp_path / 'empty.mp4').touch()
+    for name in ('half', 'random', 'text', 'empty'):
+        with pytest.raises(ValueError, match=rf'{name}\.mp4: cannot be read as a video'): open_clip(tmp_path / f'{name}.mp4')
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    with av.open(str(tmp_path / 'x.wav'), 'w') as container:
+        stream = container.add_stream('pcm_s16le', rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format='s16', layout='mono')
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(ValueError, match=r'x\.wav: .*no video'): open_clip(tmp_path / 'x.wav')
+
+
+def test_a_turned_video_is_said(tmp_path):
+    write_video(tmp_path / 'x.mp4', moving())
+    content = bytearray((tmp_path / 'x.mp4').read_bytes())
+    matrix = content.index(b'tkhd') + 4 + 40  # behind the fixed fields of a track header of version 0
+    assert content[matrix:matrix + 4] == b'\0\1\0\0'
+    quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 2**30], '>i4').tobytes()
+    content[matrix:matrix + 36] = quarter
+    (tmp_path / 'x.mp4').write_bytes(content)
+    with pytest.warns(UserWarning, match=r'x\.mp4: asks viewers to turn it'): clip = open_clip(tmp_path / 'x.mp4')
+    assert clip.size == clip[0].shape[1:] == (32, 48)
+
+
+def test_videos_that_fail_leave_nothing(tmp_path):
+    (tmp_path / 'x.mp4').write_text('old')
+
+    def failing():
+        yield from moving(3)
+        raise RuntimeError('stop')
+    with pytest.raises(RuntimeError, match='stop'): write_video(tmp_path / 'x.mp4', failing())
+    with pytest.raises(ValueError, match=r'x\.mp4: expected 48x32 .*got 47x32 .*frame 2'):
+        write_video(tmp_path / 'x.mp4', [*moving(2), torch.zeros(3, 32, 47)])
+    with pytest.raises(ValueError, match=r'x\.mp4: expected at least one image'): write_video(tmp_path / 'x.mp4', [])
+    assert (tmp_path / 'x.mp4').read_text() == 'old' and os.listdir(tmp_path) == ['x.mp4']
+    with pytest.raises(ValueError, match=r'x\.mp4 cannot be written'): write_video(tmp_path / 'missing' / 'x.mp4', moving(1))
+
+
+# ---- given masks
+
+def test_one_mask(folder, tmp_path):
+    clip, ids = open_clip(folder), torch.zeros(20, 30, dtype=torch.int64)
+    ids[3, 4] = 5
+    write_mask(tmp_path / 'mask.png', ids)
+    assert first_masks(tmp_path / 'mask.png', clip).keys() == {0}
+    given = first_masks(tmp_path / 'mask.png', clip, frame=2)
+    assert given.keys() == {2} and torch.equal(given[2], ids)
+    for frame in (-1, 3):
+        with pytest.raises(ValueError, match=rf'mask\.png: expected a frame from 0 to 2, got {frame}'):
+            first_masks(tmp_path / 'mask.png', clip, frame=frame)
+
+
+def test_masks_where_objects_appear_later(folder, tmp_path):
+    (tmp_path / 'masks').mkdir()
+    for index in (2, 0): write_mask(tmp_path / 'masks' / f'{index:05d}.png', torch.full((20, 30), index + 1))
+    given = first_masks(tmp_path / 'masks', open_clip(folder))
+    assert list(given) == [0, 2] and [ids.unique().tolist() for ids in given.values()] == [[1], [3]]
+
+
+def test_masks_that_do_not_fit_are_named(folder, tmp_path):
+    clip, masks = open_clip(folder), tmp_path / 'masks'
+    masks.mkdir()
+    with pytest.raises(ValueError, match='masks: no pictures'): first_masks(masks, clip)
+    write_mask(masks / '00001.png', torch.ones(30, 20).long())
+    for path in (masks, masks / '00001.png'):
+        with pytest.raises(ValueError, match=r'00001\.png: expected 30x20 .* got 20x30'): first_masks(path, clip)
+    write_mask(masks / '00001.png', torch.zeros(20, 30).long())
+    for path in (masks, masks / '00001.png'):
+        with pytest.raises(ValueError, match=r'00001\.png: expected the mask of an object'): first_masks(path, clip)
+    write_mask(masks / '1.png', torch.ones(20, 30).long())
+    with pytest.raises(ValueError, match=r'masks/1\.png: expected the name of a frame, such as 00000, got 1'): first_masks(masks, clip)
+    with pytest.raises(ValueError, match=r'nope\.png: no such file'): first_masks(masks / 'nope.png', clip)
+    rgb().save(masks / 'rgb.png')
+    with pytest.raises(ValueError, match=r'rgb\.png: .*got mode RGB'): first_masks(masks / 'rgb.png', clip)
+    rgb().convert('L').save(masks / 'cut.png')
+    with pytest.raises(ValueError, match=r'cut\.png: cannot be read'): first_masks(cut(masks / 'cut.png', 0.5), clip)
+
+
+def test_a_mask_for_a_video_file(tmp_path):
+    write_video(tmp_path / 'x.mp4', moving(3))
+    (tmp_path / 'masks').mkdir()
+    write_mask(tmp_path / 'masks' / '00002.png', torch.ones(32, 48).long())
+    assert first_masks(tmp_path / 'masks', open_clip(tmp_path / 'x.mp4')).keys() == {2}
+
+
+# ---- data sets
+
+@pytest.fixture
+def tree(tmp_path):
+    "DAVIS in small: two sequences of two frames."
+    for name in ('goat', 'camel'):
+        for place, suffix in (('JPEGImages', 'jpg'), ('Annotations', 'png')):
+            (tmp_path / place / '480p' / name).mkdir(parents=True)
+            for index in range(2): rgb((8, 6)).convert('L').save(tmp_path / place / '480p' / name / f'{index:05d}.{suffix}')
+    (tmp_path / 'ImageSets' / '2016').mkdir(parents=True)
+    (tmp_path / 'ImageSets' / '2017').mkdir()
+    (tmp_path / 'ImageSets' / 'train.txt').write_text('goat\ncamel\n')
+    (tmp_path / 'ImageSets' / '2016' / 'val.txt').write_text('goat\n')
+    return tmp_path
+
+
+def test_davis(tree):
+    train = davis(tree, 'train')
+    assert [s.name for s in train] == ['goat', 'camel'] and all(isinstance(s, Sequence) for s in train)
+    assert [file.name for file in train[1].frames] == ['00000.jpg', '00001.jpg']
+    assert train[1].masks[1] == tree / 'Annotations/480p/camel/00001.png'
+    assert davis(tree, 'val') == davis(tree, '2016/val') == train[:1]
+
+
+def test_davis_says_what_is_missing(tree):
+    with pytest.raises(ValueError, match=r"split 'test'.*2017/test\.txt"): davis(tree, 'test')
+    with pytest.raises(ValueError, match='JPEGImages/240p/goat: no such folder'): davis(tree, 'train', '240p')
+    (tree / 'ImageSets/2017/val.txt').write_text('camel\n')
+    with pytest.raises(ValueError, match='say 2016/val or 2017/val'): davis(tree, 'val')
+    assert davis(tree, '2017/val')[0].name == 'camel'
+    (tree / 'Annotations/480p/camel/00001.png').unlink()
+    with pytest.raises(ValueError, match='camel: 1 of 2 frames have no mask here, the first is 00001'): davis(tree, 'train')
+
+
+def test_image_set(tmp_path):
+    for place, suffix in (('images', 'jpg'), ('masks', 'png')):
+        (tmp_path / place).mkdir()
+        for name in ('a', 'b'): rgb((8, 6)).convert('L').save(tmp_path / place / f'{name}.{suffix}')
+    assert [(s.name, s.frames[0].name, s.masks[0].name) for s in image_set(tmp_path)] == [('a', 'a.jpg', 'a.png'), ('b', 'b.jpg', 'b.png')]
+    (tmp_path / 'masks/b.png').unlink()
+    with pytest.raises(ValueError, match='the first is b'): image_set(tmp_path)
+    with pytest.raises(ValueError, match='images: no such folder'): image_set(tmp_path / 'masks')
+
+
+def test_shared_data(data):
+    train, val = davis(data / 'DAVIS', 'train', '240p'), davis(data / 'DAVIS', 'val10', '480p')
+    assert (len(train), sum(len(s.frames) for s in train)) == (30, 2079)
+    assert (len(val), sum(len(s.frames) for s in val)) == (10, 760)
+    assert len(image_set(data / 'images' / 'pennfudan')) == 170
+    ids = read_mask(data / 'DAVIS/Annotations-2017/480p/bmx-trees/00000.png')
+    assert object_ids(ids) == [1, 2]
+    assert object_ids(read_mask(val[0].masks[0])) == [1]
+    clip = Clip(val[0].frames[0].parent)
+    assert clip.size == (480, 854) == tuple(read_mask(val[0].masks[0]).shape)
+
+
+def test_both_kinds_of_clip_have_one_face():
+    assert issubclass(VideoClip, Clip)
