@@ -1,0 +1,160 @@
+"Inner steps: plain SGD on weights that live beside the model."
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch import nn
+
+from eosvos.augment import AugmentConfig
+from eosvos.core import DEMO, generator
+from eosvos.inner_sgd import FineTuneConfig, as_target, fine_tune, initial_weights, inner_step, views
+from eosvos.mask_rcnn import ImageConfig
+from eosvos.video import read_image, read_mask
+from eosvos.weights import load_model
+
+
+class Toy(nn.Module):
+    "Two losses of a batch; `bias` is used only where there is an object, `noise` shows which random numbers came in."
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 6, dtype=torch.float64).view(2, 3))
+        self.bias = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def forward(self, images, targets, generator=None):
+        x = torch.stack([image.double().mean((1, 2)) for image in images])  # (B, 3)
+        noise = torch.rand((), generator=generator, dtype=torch.float64) if generator else 0
+        losses = dict(first=(x @ self.weight.T).square().sum() * (1 + noise))
+        if any(len(t['boxes']) for t in targets): losses['second'] = (self.bias - 3).square().sum() * 10
+        return losses
+
+
+@pytest.fixture
+def toy(): return Toy()
+
+
+@pytest.fixture(scope='module')
+def small():
+    "The shipped model, looking at small pictures."
+    model, _ = load_model('small')
+    model.config = ImageConfig(96, 160, mean=model.config.mean, std=model.config.std)
+    return model
+
+
+@pytest.fixture(scope='module')
+def frame():
+    "A frame of the demo clip and its mask."
+    return read_image(DEMO / 'frames/00000.jpg')[:, ::4, ::4], read_mask(DEMO / 'masks/00000.png')[::4, ::4] == 1
+
+
+def batches(count, mask=True, seed=0):
+    "Batches of two noisy pictures."
+    masks = torch.full((4, 5), mask)
+    return [([torch.rand(3, 4, 5, generator=generator(seed, t, i)) for i in range(2)], [as_target(masks)] * 2) for t in range(count)]
+
+
+@pytest.mark.parametrize('clip', [None, 1e9, 3.0])
+def test_equals_sgd_of_torch(toy, clip):
+    data = batches(5)
+    tuned, losses = fine_tune(toy, initial_weights(toy), data, FineTuneConfig(lr=0.02, clip=clip), ('seed',))
+    optimizer = torch.optim.SGD(toy.parameters(), lr=0.02)
+    for t, batch in enumerate(data):
+        optimizer.zero_grad()
+        expected = toy(*batch, generator=generator('seed', 'sample', t))
+        sum(expected.values()).backward()
+        assert losses[t] == {name: loss.item() for name, loss in expected.items()}
+        if clip: nn.utils.clip_grad_norm_(toy.parameters(), clip)
+        optimizer.step()
+    for name, p in toy.named_parameters(): torch.testing.assert_close(tuned[name], p.detach(), rtol=1e-6, atol=0)
+
+
+def test_clip_bounds_the_step(toy):
+    weights = initial_weights(toy)
+    inner_step(toy, weights, batches(1)[0], lr=0.5, clip=2.0)
+    moved = torch.cat([(weights[name] - p.detach()).flatten() for name, p in toy.named_parameters()]).norm()
+    torch.testing.assert_close(moved.item(), 0.5 * 2.0)
+
+
+def test_without_an_object_unused_weights_stay(toy):
+    weights = initial_weights(toy)
+    losses = inner_step(toy, weights, batches(1, mask=False)[0], lr=0.1)
+    assert list(losses) == ['first']
+    assert torch.equal(weights['bias'], toy.bias) and not torch.equal(weights['weight'], toy.weight)
+
+
+def test_the_model_is_left_alone(toy):
+    before, start = initial_weights(toy), initial_weights(toy)
+    tuned, _ = fine_tune(toy, start, batches(3), FineTuneConfig(lr=0.1), ('seed',))
+    for name, p in toy.named_parameters():
+        assert torch.equal(p, before[name]) and torch.equal(start[name], before[name]) and not torch.equal(tuned[name], before[name])
+        assert p.grad is None and p.requires_grad and not tuned[name].requires_grad and not start[name].requires_grad
+        assert tuned[name].data_ptr() != start[name].data_ptr() != p.data_ptr()
+
+
+def test_no_steps_are_the_start(toy):
+    tuned, losses = fine_tune(toy, initial_weights(toy), [], FineTuneConfig(), ('seed',))
+    assert losses == [] and all(torch.equal(tuned[name], p) for name, p in toy.named_parameters())
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_losses_that_are_no_numbers_are_refused(toy, value):
+    weights = initial_weights(toy)
+    (images, targets), = batches(1)
+    before = {name: w.clone() for name, w in weights.items()}
+    with pytest.raises(FloatingPointError, match="not finite: {'first': (nan|inf)"): inner_step(toy, weights, ([images[0] * value], targets), 0.1)
+    assert all(torch.equal(weights[name], w) for name, w in before.items())
+
+
+def test_settings_cannot_be_changed_by_accident():
+    with pytest.raises(FrozenInstanceError): FineTuneConfig().lr = 1
+
+
+# ---- views of one frame
+
+def test_views_depend_on_their_key_alone(frame):
+    config = FineTuneConfig(iterations=3, batch=2)
+    a, b, c = (list(views(*frame, config, key)) for key in [(1, 'x'), (1, 'x'), (2, 'x')])
+    assert len(a) == 3 and all(len(images) == len(targets) == 2 for images, targets in a)
+    pictures = [torch.stack([image for images, _ in run for image in images]) for run in (a, b, c)]
+    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
+    assert len({image.sum().item() for image in pictures[0]}) == 6, 'all six differ'
+
+
+def test_fewer_steps_see_the_same_views(frame):
+    short, long = (list(views(*frame, FineTuneConfig(iterations=n, batch=1), ('key',))) for n in (2, 4))
+    assert all(torch.equal(a[0][0], b[0][0]) for a, b in zip(short, long))
+
+
+def test_views_without_change_are_the_frame(frame):
+    (images, targets), = views(*frame, FineTuneConfig(1, 1, view=AugmentConfig(flip=0, angle=0, scale=(1, 1))), ('key',))
+    torch.testing.assert_close(images[0], frame[0], rtol=0, atol=1e-4)
+    assert torch.equal(targets[0]['masks'][0].bool(), frame[1])
+
+
+def test_targets():
+    mask = torch.zeros(6, 8, dtype=torch.bool)
+    empty = as_target(mask)
+    assert empty['boxes'].shape == (0, 4) and empty['labels'].shape == (0,) and empty['masks'].shape == (0, 6, 8)
+    mask[2, 3] = True
+    dot = as_target(mask)
+    assert dot['boxes'].tolist() == [[3, 2, 4, 3]] and dot['labels'].tolist() == [1]
+    assert dot['labels'].dtype == torch.int64 and dot['masks'].dtype == torch.uint8 and dot['masks'].sum() == 1
+
+
+# ---- the small model
+
+def test_steps_lower_the_loss_and_repeat_exactly(small, frame):
+    config = FineTuneConfig(iterations=6, batch=1, lr=2e-3, clip=10.0, view=AugmentConfig(flip=0, angle=0, scale=(1, 1)))
+    (a, first), (b, second) = (fine_tune(small, initial_weights(small), views(*frame, config, (1,)), config, (1,)) for _ in range(2))
+    assert first == second and all(torch.equal(a[name], b[name]) for name in a)
+    assert set(first[0]) == {'loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask'}
+    assert sum(first[-1].values()) < sum(first[0].values())
+
+
+@pytest.mark.parametrize('pixels', [0, 1])
+def test_hardly_an_object(small, frame, pixels):
+    mask = torch.zeros_like(frame[1])
+    mask[40, 60] = bool(pixels)
+    weights = initial_weights(small)
+    losses = inner_step(small, weights, ([frame[0]], [as_target(mask)]), lr=1e-3, random=generator(0))
+    assert all(torch.isfinite(w).all() for w in weights.values())
+    assert (losses['loss_mask'] > 0) == (losses['loss_box_reg'] > 0) == bool(pixels)

@@ -1,0 +1,203 @@
+"RoIAlign: laws, and parity with torchvision on random inputs."
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision import ops
+from torchvision.ops.poolers import LevelMapper
+
+from eosvos.core import generator
+from eosvos.roi_align import assign_levels, bilinear, pool_rois, roi_align, roi_align_fast, roi_align_naive
+
+quick = settings(max_examples=25, deadline=None)
+seeds = st.integers(0, 10**6)
+every_version = pytest.mark.parametrize('align', [roi_align_naive, roi_align, roi_align_fast])
+both_fast = pytest.mark.parametrize('align', [roi_align, roi_align_fast])
+
+
+def random_features(draws, shape, dtype=torch.float64):
+    return torch.randn(shape, generator=draws, dtype=torch.float64).to(dtype)
+
+
+def random_rois(draws, count, images, height, width, dtype=torch.float64):
+    "RoIs (count, 5): many partly or wholly outside an image of height x width, some of less than a pixel."
+    centre = (torch.rand(count, 2, generator=draws, dtype=torch.float64) * 1.6 - 0.3) * torch.tensor([width, height])
+    half = 2 ** (torch.rand(count, 2, generator=draws, dtype=torch.float64) * 9 - 3)  # 1/8 to 64 pixels
+    index = torch.randint(images, (count, 1), generator=draws)
+    return torch.cat([index, centre - half, centre + half], 1).to(dtype)
+
+
+# ---- the three versions
+
+@quick
+@given(seeds, st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+       st.integers(1, 3), st.sampled_from([1, 2, 3, 0]), st.sampled_from([(torch.float32, 1e-5), (torch.float64, 1e-12)]))
+def test_three_versions_agree(seed, shape, size, samples, precision):
+    (dtype, tolerance), draws = precision, generator(seed)
+    features = random_features(draws, shape, dtype)
+    rois = random_rois(draws, 4, shape[0], shape[2] * 8, shape[3] * 8, dtype)
+    naive, ours, fast = (f(features, rois, size, 1 / 8, samples) for f in (roi_align_naive, roi_align, roi_align_fast))
+    torch.testing.assert_close(naive, fast, rtol=0, atol=tolerance)
+    torch.testing.assert_close(ours, fast, rtol=0, atol=tolerance)
+
+
+@quick
+@given(seeds, st.integers(1, 12), st.integers(1, 40), st.sampled_from([2, 0]), st.sampled_from([1 / 4, 1 / 32, 1.0]))
+def test_vectorised_agrees_at_usual_sizes(seed, size, count, samples, scale):
+    draws = generator(seed)
+    features, rois = random_features(draws, (2, 3, 20, 30)), random_rois(draws, count, 2, 20 / scale, 30 / scale)
+    ours, fast = (f(features, rois, size, scale, samples) for f in (roi_align, roi_align_fast))
+    torch.testing.assert_close(ours, fast, rtol=0, atol=1e-12)
+
+
+@every_version
+@pytest.mark.parametrize('samples', [0, 2])
+def test_no_rois(align, samples):
+    assert align(torch.zeros(2, 3, 5, 5), torch.zeros(0, 5), 7, 1 / 4, samples).shape == (0, 3, 7, 7)
+
+
+@every_version
+@pytest.mark.parametrize('samples', [0, 1, 2])
+def test_constant_map(align, samples):
+    rois = torch.tensor([[0., 3, 5, 33, 21], [0, 10, 10, 10.2, 11], [0, 0, 0, 40, 40]])
+    torch.testing.assert_close(align(torch.full((1, 2, 10, 10), 3.), rois, 4, 1 / 4, samples), torch.full((3, 2, 4, 4), 3.))
+
+
+@every_version
+@pytest.mark.parametrize('samples', [0, 1, 2, 3])
+def test_ramp_gives_the_centre_of_each_cell(align, samples):
+    "Bilinear interpolation is exact on a plane, and the mean of evenly spaced points is their centre."
+    y, x = torch.meshgrid(torch.arange(20., dtype=torch.float64), torch.arange(30., dtype=torch.float64), indexing='ij')
+    x1, y1, x2, y2 = 13.7, 8.1, 96.3, 59.9
+    result = align((2 * x - 3 * y)[None, None], torch.tensor([[0, x1, y1, x2, y2]], dtype=torch.float64), 5, 1 / 4, samples)
+    middle = (torch.arange(5, dtype=torch.float64) + 0.5) / 5
+    expected = 2 * (x1 + middle * (x2 - x1)) / 4 - 3 * (y1 + middle[:, None] * (y2 - y1)) / 4
+    torch.testing.assert_close(result[0, 0], expected)
+
+
+@both_fast
+@given(seed=seeds)
+@quick
+def test_shift_by_a_stride_is_shift_of_the_map(align, seed):
+    draws = generator(seed)
+    features = random_features(draws, (1, 2, 16, 16))
+    corner = 8 + torch.rand(5, 2, generator=draws, dtype=torch.float64) * 20
+    rois = torch.cat([torch.zeros(5, 1), corner, corner + 1 + torch.rand(5, 2, generator=draws) * 20], 1)
+    moved = rois + torch.tensor([0, 4, 4, 4, 4])
+    torch.testing.assert_close(align(features, moved, 3, 1 / 4, 2), align(features.roll((-1, -1), (2, 3)), rois, 3, 1 / 4, 2))
+
+
+def test_points_outside():
+    "Up to one feature outside the border goes on; beyond that there is nothing."
+    features = torch.arange(1., 10).view(1, 3, 3)
+    at = lambda y, x: bilinear(features, torch.tensor(y), torch.tensor(x)).item()
+    assert at(-1., 1.) == at(0., 1.) == 2 and at(-1.01, 1.) == 0
+    assert at(3., 1.) == at(2., 1.) == 8 and at(3.01, 1.) == 0
+    assert at(0.5, 0.5) == 3
+    assert not roi_align(features[None], torch.tensor([[0., 20, 0, 24, 2]]), 2, 1, 2).any()
+
+
+# ---- derivatives
+
+@quick
+@given(seeds, st.sampled_from([1, 2, 0]))
+def test_gradients_agree(seed, samples):
+    draws = generator(seed)
+    features, rois = random_features(draws, (2, 2, 6, 7)).requires_grad_(), random_rois(draws, 3, 2, 48, 56)
+    weights = random_features(draws, (3, 2, 2, 2))
+    naive, ours, fast = (torch.autograd.grad((f(features, rois, 2, 1 / 8, samples) * weights).sum(), features, allow_unused=True)[0]
+                         for f in (roi_align_naive, roi_align, roi_align_fast))
+    if naive is None: naive = torch.zeros_like(fast)  # every point lies outside
+    torch.testing.assert_close(naive, fast, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours, fast, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('samples', [2, 0])
+def test_first_and_second_derivatives_are_right(samples):
+    draws = generator('derivatives')
+    features = random_features(draws, (2, 1, 4, 5)).requires_grad_()
+    rois = torch.tensor([[0, 2.3, 1.1, 14.7, 12.2], [1, -6.2, 3.3, 9.9, 30.1]], dtype=torch.float64)
+    loss = lambda x: roi_align(x, rois, 2, 1 / 4, samples).tanh()
+    assert torch.autograd.gradcheck(loss, features)
+    assert torch.autograd.gradgradcheck(loss, features)
+
+
+def test_boxes_have_a_gradient_too():
+    features = random_features(generator('boxes'), (1, 2, 8, 8))
+    box = torch.tensor([[2.31, 3.17, 21.43, 25.71]], dtype=torch.float64, requires_grad=True)
+    image = torch.zeros(1, 1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda box: roi_align(features, torch.cat([image, box], 1), 3, 1 / 4, 2), box)
+
+
+def test_the_kernel_refuses_a_second_derivative():
+    "Should torchvision learn it one day, the lesson has to be rewritten."
+    features = torch.randn(1, 1, 4, 4, requires_grad=True)
+    loss = (roi_align_fast(features, torch.tensor([[0., 1, 1, 9, 9]]), 2, 1 / 4, 2) ** 2).sum()
+    first, = torch.autograd.grad(loss, features, create_graph=True)
+    with pytest.raises(RuntimeError, match='double backwards on roi_align not supported'): first.sum().backward()
+
+
+# ---- levels
+
+@quick
+@given(seeds, st.sampled_from([224, 112, 100]), st.integers(1, 5))
+def test_levels_are_torchvisions(seed, canonical, levels):
+    draws = generator(seed)
+    boxes = torch.rand(50, 2, generator=draws) * 100
+    boxes = torch.cat([boxes, boxes + 2 ** (torch.rand(50, 2, generator=draws) * 12)], 1)
+    assert torch.equal(assign_levels(boxes, levels, canonical), LevelMapper(2, levels + 1, canonical)([boxes]))
+
+
+def test_levels_grow_with_the_side():
+    for canonical in (112., 224.):
+        sides = canonical * torch.tensor([0.01, 0.49, 0.5, 0.99, 1, 1.99, 2, 100])
+        boxes = torch.cat([torch.zeros(8, 2), sides[:, None].expand(8, 2)], 1)
+        assert assign_levels(boxes, 4, canonical).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_levels_of_nothing():
+    assert assign_levels(torch.zeros(0, 4), 4).shape == (0,)
+    assert assign_levels(torch.tensor([[5., 5, 5, 9]]), 4).tolist() == [0]  # a box without area
+
+
+# ---- pooling
+
+@both_fast
+@given(seed=seeds, counts=st.lists(st.integers(0, 8), min_size=1, max_size=3), size=st.integers(1, 7))
+@quick
+def test_pooling_is_torchvisions(align, seed, counts, size):
+    draws, image = generator(seed), (256, 320)
+    levels = [random_features(draws, (len(counts), 2, image[0] // s, image[1] // s)) for s in (4, 8, 16, 32)]
+    rois = random_rois(draws, sum(counts), 1, *image)[:, 1:]
+    boxes = list((rois * 4).split(counts))  # up to 512 pixels
+    expected = ops.MultiScaleRoIAlign(['0', '1', '2', '3'], size, 2)(dict(zip('0123', levels)), boxes, [image] * len(counts))
+    result = pool_rois(levels, boxes, image, size, align=align)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
+    assert result.shape == (sum(counts), 2, size, size)
+
+
+@both_fast
+def test_pooling_without_boxes(align):
+    levels = [torch.randn(2, 3, 64 // s, 64 // s, requires_grad=True) for s in (1, 2, 4, 8)]
+    none, some = torch.zeros(0, 4), torch.tensor([[3., 4, 100, 120]])
+    assert pool_rois(levels, [none, none], (256, 256), 7, align=align).shape == (0, 3, 7, 7)
+    one = pool_rois(levels, [none, some], (256, 256), 7, align=align)
+    assert one.shape == (1, 3, 7, 7)
+    torch.testing.assert_close(one, pool_rois([x[1:] for x in levels], [some], (256, 256), 7, align=align))
+
+
+@both_fast
+def test_only_the_level_of_the_box_gets_a_gradient(align):
+    levels = [torch.randn(1, 3, 64 // s, 64 // s, requires_grad=True) for s in (1, 2, 4, 8)]
+    pool_rois(levels, [torch.tensor([[0., 0, 120, 120]])], (256, 256), 7, align=align).sum().backward()
+    assert [x.grad is not None and bool(x.grad.any()) for x in levels] == [False, True, False, False]
+
+
+@quick
+@given(seeds)
+def test_order_of_boxes_is_kept(seed):
+    draws = generator(seed)
+    levels = [random_features(draws, (1, 2, 256 // s, 256 // s)) for s in (4, 8, 16, 32)]
+    boxes, order = random_rois(draws, 12, 1, 256, 256)[:, 1:] * 4, torch.randperm(12, generator=draws)
+    result = pool_rois(levels, [boxes], (256, 256), 3)
+    torch.testing.assert_close(pool_rois(levels, [boxes[order]], (256, 256), 3), result[order])
