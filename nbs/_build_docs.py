@@ -151,7 +151,7 @@ class Pages(Site):
         page = super().read(src)
         if name := page.front.get('output-file'): page.out = page.src.with_name(name)
         body = re.sub(r'^(#{2,6} [\w.]*?)__(\w+)__[ \t]*$', r'\1\\_\\_\2\\_\\_', page.body, flags=re.M)   # `### A.__call__` is not bold
-        page.body = equations(body)
+        page.body = equations(re.sub(r'\[(`_[^`]+`)\]\(/[^)]*\)', r'\1', body))     # nbdev links private names too; they have no anchor
         return page
 
     def resolve(self, href, page, record=True):

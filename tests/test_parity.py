@@ -18,6 +18,7 @@ from eosvos.rpn import RPNConfig
 
 SMALL = ImageConfig(min_side=128, max_side=224)
 BETA = 1 / 9  # of today's torchvision
+SCALES = {'cls_score.weight': 1, 'box_predictor.bbox_pred.weight': 1, 'cls_logits.weight': 1, 'rpn.head.bbox_pred.weight': 0.1}
 
 
 def freeze(module: nn.Module, draws: torch.Generator) -> None:
@@ -38,14 +39,14 @@ def pair(image: ImageConfig, mask_size: int = 14, eps: float = 1e-5) -> tuple[nn
     torch.manual_seed(0)
     draws = generator(0, 'parity')
     peer = maskrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=2, min_size=image.min_side, max_size=image.max_side, box_score_thresh=0.3,
+        weights=None, weights_backbone=None, num_classes=2, min_size=image.min_side, max_size=image.max_side, box_score_thresh=0.05,
         box_detections_per_img=20, mask_roi_pool=MultiScaleRoIAlign(['0', '1', '2', '3'], mask_size, 2))
     freeze(peer.backbone, draws)
     overwrite_eps(peer, eps)
     for name, value in peer.named_parameters():  # scores well apart
-        if 'cls_score.weight' in name or 'cls_logits.weight' in name: value.data.normal_(0, 0.2, generator=draws)
-        if 'bbox_pred' in name: value.data.normal_(0, 0.02, generator=draws)
-    roi = RoIConfig(mask_size=mask_size, score=0.3, detections=20, beta=BETA, mask_loss='bce')
+        for part, std in SCALES.items():
+            if part in name: value.data.normal_(0, std, generator=draws)
+    roi = RoIConfig(mask_size=mask_size, score=0.05, detections=20, beta=BETA, mask_loss='bce')
     config = ModelConfig(norm='frozen', norm_eps=eps, image=image, rpn=RPNConfig(beta=BETA), roi=roi)
     ours = assemble(resnet_body(config), config)
     ours.load_state_dict(peer.state_dict())  # every name and every shape
@@ -76,16 +77,16 @@ def compare(peer: nn.Module, ours: nn.Module, images: list[torch.Tensor], padded
         assert 0.01 < y.std() < 100  # neither dead nor exploded
         near(x, y, 1e-4 * max(1, y.std().item()))
     for x, y in zip(b['rpn'][0], a['rpn'][0], strict=True):
-        assert len(y) == 1000 or len(images) > 1 and len(y) > 100
+        assert len(y) > 100
         near(x, y, 1e-4 * max(padded))
     for image, x, y in zip(images, found, theirs, strict=True):
         size = image.shape[-2:]
-        gaps = y['scores'][:-1] - y['scores'][1:]
-        assert len(y['scores']) >= 10 and gaps.min() >= 0 and gaps.max() > 1e-3 and y['scores'].unique().numel() == len(y['scores'])
+        scores = y['scores']
+        assert len(scores.unique()) == len(scores) >= 10 and scores[0] > scores[-1] + 0.05
         near(x['scores'], y['scores'], 1e-4)
         near(x['boxes'], y['boxes'], 1e-4 * max(size))
         near(x['masks'], y['masks'][:, 0], 1e-4)
-        assert torch.equal(x['labels'], y['labels']) and x['masks'].shape[1:] == size and y['masks'].max() > 0.5
+        assert torch.equal(x['labels'], y['labels']) and x['masks'].shape[1:] == size and y['masks'].max() > 0.5 > y['masks'].mean()
 
 
 @pytest.mark.parametrize('eps', [0.0, 1e-5])

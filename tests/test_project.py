@@ -38,7 +38,7 @@ def output_text(output):
 def nbdev(command, folder):
     "Run a command of nbdev in a copy of the project."
     environment = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}   # with it nbdev would export nothing
-    subprocess.run([Path(sysconfig.get_path('scripts'))/command], cwd=folder, env=environment, check=True, timeout=300)
+    subprocess.run([Path(sysconfig.get_path('scripts'))/command], cwd=folder, env=environment, check=True, timeout=600)
 
 
 @pytest.fixture(scope='module')
@@ -111,7 +111,7 @@ def test_library_imports_only_its_dependencies():
 def test_library_imports_without_development_tools():
     modules = ', '.join(['eosvos', *(f'eosvos.{p.stem}' for p in sorted((ROOT/'eosvos').glob('*.py')) if p.name[0] != '_')])
     code = f'import sys, {modules}; print(*sorted({{"nbdev", "fastcore", "execnb", "IPython"}} & set(sys.modules)))'
-    run = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == ''
 

@@ -1,0 +1,392 @@
+"Following objects: most tests with a scripted model that answers at once, some with the small one on small frames."
+import weakref
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from eosvos import segment as module
+from eosvos.core import DEMO, generator, masks_to_boxes
+from eosvos.inner_sgd import FineTuneConfig
+from eosvos.mask_rcnn import ImageConfig
+from eosvos.metrics import jaccard
+from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT, Follower, SegmentConfig, jitter, merge, segment, shrink
+from eosvos.video import read_image, read_mask
+from eosvos.weights import load_model
+
+H, W = 24, 40
+QUICK = SegmentConfig(fine_tune=FineTuneConfig(iterations=0), boxes=10, grow=0.3)
+
+
+class Frames:
+    "A clip in memory that notes which frames were read, in order."
+    def __init__(self, images): self.images, self.reads, self.names = images, [], [f'{i:05d}' for i in range(len(images))]
+    def __len__(self): return len(self.images)
+    def __getitem__(self, i):
+        self.reads.append(i)
+        return self.images[i].clone()
+
+
+class Scripted(nn.Module):
+    """Finds the bright pixels inside the hull of the boxes it is given, or all of them if it is given none.
+    Its loss is `weight` times the mean of the first channel, so that the weight tells which pictures it was trained on."""
+    def __init__(self):
+        super().__init__()
+        self.weight, self.config = nn.Parameter(torch.ones(())), ImageConfig(H, W)
+        self.boxes, self.trained, self.seen = [], [], []
+
+    def forward(self, images, targets=None, given=None, generator=None):
+        if targets is not None:
+            self.trained.append(([image[0].mean().item() for image in images], [t['masks'].sum().item() for t in targets]))
+            return dict(loss=self.weight * sum(image[0].mean() for image in images))
+        self.seen.append(self.weight.item())
+        self.boxes.append(None if given is None else given[0])
+        mask = images[0][0] > 0.5
+        if given is not None:
+            (x1, y1), (x2, y2) = given[0][:, :2].amin(0).floor().int().clamp(min=0), given[0][:, 2:].amax(0).ceil().int()
+            hull = torch.zeros_like(mask)
+            hull[y1:y2, x1:x2] = True
+            mask = mask & hull
+        return [dict(masks=mask[None].float() * 0.9 if mask.any() else torch.zeros(0, H, W))]
+
+
+def scene(*tracks, count=8, size=6):
+    "Frames with bright squares: `tracks` are functions from the frame number to the left top corner, or to None."
+    images, ids = [], []
+    for i in range(count):
+        image, mask = torch.full((3, H, W), 0.1), torch.zeros(H, W, dtype=torch.int64)
+        for k, track in enumerate(tracks):
+            if (corner := track(i)) is not None:
+                place = slice(corner[1], corner[1] + size), slice(corner[0], corner[0] + size)
+                image[:, place[0], place[1]], mask[place] = 0.8, k + 1
+        images.append(image)
+        ids.append(mask)
+    return Frames(images), ids
+
+
+def upper(i): return 2 + i, 2
+def lower(i): return 30 - 2 * i, 14
+def leaving(i): return None if 2 <= i <= 4 else (4, 2)
+
+
+def run(clip, masks, config=QUICK, model=None):
+    "Id maps by frame number."
+    return dict(segment(model or Scripted(), clip, masks, config))
+
+
+# ---- several objects
+
+def test_follows_and_keeps_ids():
+    clip, truth = scene(upper, lower)
+    ids = torch.tensor([0, 3, 7])
+    result = run(clip, {0: ids[truth[0]]})
+    assert list(result) == list(range(8)) and all(o.dtype == torch.int64 for o in result.values())
+    assert all(torch.equal(result[i], ids[truth[i]]) for i in range(8))
+
+
+def test_an_object_that_appears_later():
+    clip, truth = scene(upper, lower)
+    second = torch.tensor([0, 0, 7])
+    result = run(clip, {0: truth[0] * (truth[0] == 1), 3: second[truth[3]]})
+    for i in range(8):
+        assert torch.equal(result[i] == 1, truth[i] == 1)
+        assert torch.equal(result[i] == 7, (truth[i] == 2) & (i >= 3))
+
+
+def test_no_object_yet():
+    "Before the first mask there is background, where masks belong to several frames."
+    clip, truth = scene(upper, lower)
+    result = run(clip, {2: truth[2] * (truth[2] == 1), 4: truth[4] * (truth[4] == 2)})
+    assert sorted(result) == list(range(8)) and not result[0].any() and not result[1].any()
+    assert torch.equal(result[2] == 1, truth[2] == 1) and torch.equal(result[7], truth[7])
+
+
+def test_an_object_given_again_keeps_its_follower(monkeypatch):
+    made = Counter()
+    class Counted(Follower):
+        def __init__(self, model, image, mask, config, name):
+            made[name] += 1
+            super().__init__(model, image, mask, config, name)
+    monkeypatch.setattr(module, 'Follower', Counted)
+    clip, truth = scene(upper, lower)
+    corrected = torch.zeros_like(truth[4])
+    corrected[3:5, 8:10] = 1                        # the user says: it is only this
+    result = run(clip, {0: truth[0], 4: corrected})
+    assert made == {1: 1, 2: 1}
+    assert torch.equal(result[4] == 1, corrected == 1), 'what is given is the truth'
+    assert torch.equal(result[4] == 2, truth[4] == 2), 'who is not given is followed as before'
+
+
+def test_the_box_starts_from_a_mask_given_again():
+    model = Scripted()
+    clip, truth = scene(upper)
+    moved = torch.zeros_like(truth[3])
+    moved[15:20, 25:30] = 1
+    run(clip, {0: truth[0], 3: moved}, model=model)
+    hull = model.boxes[3]       # of frame 4
+    assert hull[:, 0].max() <= 25 <= 30 <= hull[:, 2].min() and hull[:, 0].min() > 20
+
+
+def test_void_is_nobody():
+    clip, truth = scene(upper)
+    first = truth[0].clone()
+    first[:, -3:] = 255
+    assert all(set(ids.unique().tolist()) == {0, 1} for ids in run(clip, {0: first}).values())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 10**6), st.permutations(range(4)))
+def test_merge(count, seed, order):
+    maps = torch.rand(count, 3, 5, generator=generator(seed))
+    names, order = [3, 7, 1, 200][:count], [k for k in order if k < count]
+    merged = merge(maps, names, 0.5)
+    for y in range(3):
+        for x in range(5):
+            p, k = max((maps[k, y, x].item(), k) for k in range(count))
+            assert merged[y, x] == (names[k] if p >= 0.5 else 0)
+    assert torch.equal(merge(maps[order], [names[k] for k in order], 0.5), merged), 'the order of objects does not matter'
+
+
+def test_two_objects_claim_one_place():
+    "Each pixel has one owner, and an object alone is what it is beside another, but for the pixels that it lost."
+    clip, truth = scene(upper, lambda i: (30 - 3 * i, 3))
+    both, one = run(clip, {0: truth[0]}), run(clip, {0: truth[0] * (truth[0] == 1)})
+    for i in range(1, 8): assert torch.equal(both[i] == 1, (one[i] == 1) & (both[i] != 2))
+
+
+# ---- order of frames
+
+@pytest.mark.parametrize('online', [False, True])
+def test_no_future_frame_is_read(online):
+    clip, truth = scene(upper, lower)
+    config = replace(QUICK, online=online, online_every=3, online_iterations=1)
+    for i, _ in segment(Scripted(), clip, {0: truth[0]}, config): assert max(clip.reads) == i
+    assert clip.reads == list(range(8)), 'each frame once'
+
+
+def test_a_mask_in_the_middle_is_followed_both_ways():
+    clip, truth = scene(upper, lower)
+    result = run(clip, {5: truth[5]})
+    assert list(result) == clip.reads == [5, 6, 7, 4, 3, 2, 1, 0]
+    assert all(torch.equal(result[i], truth[i]) for i in range(8))
+
+
+def test_backwards_starts_again_from_the_given_frame():
+    "What happened after the mask has no influence on the frames before it."
+    (clip, truth), online = scene(upper), replace(QUICK, online=True, online_every=3, online_iterations=2, fine_tune=FineTuneConfig(iterations=0, lr=0.1))
+    other = Frames(clip.images[:5] + [torch.rand(3, H, W) for _ in range(3)])
+    a, b = (dict(segment(model, o, {4: truth[4]}, online)) for model, o in ((Scripted(), clip), (Scripted(), other)))
+    assert not torch.equal(a[7], b[7]) and all(torch.equal(a[i], b[i]) for i in range(5))
+
+
+@pytest.mark.parametrize('frame', [0, 7])
+def test_a_mask_at_either_end(frame):
+    clip, truth = scene(upper)
+    result = run(clip, {frame: truth[frame]})
+    assert sorted(result) == list(range(8)) and all(torch.equal(result[i], truth[i]) for i in range(8))
+
+
+def test_one_frame():
+    clip, truth = scene(upper, count=1)
+    assert torch.equal(run(clip, {0: truth[0]})[0], truth[0])
+
+
+# ---- one object
+
+@settings(max_examples=50, deadline=None)
+@given(st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(31, 60)] * 2), st.floats(0, 1), st.integers(0, 10**6))
+def test_jitter_grows_outwards_only(box, grow, seed):
+    box = torch.tensor(box, dtype=torch.float32)
+    copies = jitter(box, 20, grow, generator(seed))
+    size = (box[2:] - box[:2]).repeat(2)
+    outwards = (copies - box) * torch.tensor([-1, -1, 1, 1])
+    assert copies.shape == (20, 4) and (outwards >= 0).all() and (outwards <= grow * size + 1e-4).all()
+    assert torch.equal(copies, jitter(box, 20, grow, generator(seed)))
+
+
+def test_without_boxes():
+    assert jitter(torch.tensor([1., 2, 3, 4]), 0, 0.1, generator(0)).shape == (0, 4)
+
+
+def test_lost_and_found_again():
+    "While the object is away its first box is looked at; it is found there when it returns."
+    model = Scripted()
+    clip, truth = scene(leaving)
+    result = run(clip, {0: truth[0]}, model=model)
+    assert all(torch.equal(result[i], truth[i]) for i in range(8)) and not result[3].any() and result[5].any()
+    box = masks_to_boxes(truth[0][None])[0]
+    for boxes in model.boxes[2:5]: assert (boxes[:, :2] <= box[:2]).all() and (boxes[:, 2:] >= box[2:]).all()
+
+
+def test_an_adaptation_while_the_object_is_away():
+    "There is no last mask to begin a new stretch with: the one before is kept."
+    model, config = Scripted(), replace(QUICK, online=True, online_every=3, online_iterations=1)
+    clip, truth = scene(leaving)
+    result = run(clip, {0: truth[0]}, config, model)
+    assert model.trained and all(torch.equal(result[i], truth[i]) for i in range(8))
+
+
+def test_never_found():
+    clip = Frames([torch.zeros(3, H, W)] * 4)
+    mask = torch.zeros(H, W, dtype=torch.int64)
+    mask[5:9, 5:9] = 4
+    result = run(clip, {0: mask}, replace(QUICK, online=True, online_every=3, online_iterations=1))
+    assert torch.equal(result[0], mask) and not any(result[i].any() for i in (1, 2, 3))
+
+
+# ---- online adaptation
+
+def adapting(count=12, every=5, iterations=3, lr=0.1):
+    "A follower that has seen a clip whose frame i has brightness i / 100, and the model that recorded it."
+    model = Scripted()
+    config = SegmentConfig(FineTuneConfig(iterations=0, lr=lr), boxes=4, online=True, online_every=every, online_iterations=iterations)
+    mask = torch.zeros(H, W, dtype=torch.bool)
+    mask[4:8, 4:8] = True
+    images = [torch.full((3, H, W), i / 100).masked_fill(mask, 0.9) for i in range(count)]
+    follower = Follower(model, images[0], mask, config, 1)
+    for image in images[1:]: follower.step(image)
+    return follower, model, [image[0].mean().item() for image in images]
+
+
+def test_which_frames_are_learned_and_when():
+    "Before frame m = 6, 11, ...: the first frame, m - 4 and m - 3."
+    _, model, means = adapting()
+    assert [round(w, 6) for w in model.seen[:5]] == [1] * 5 and model.seen[5] != 1
+    assert len(model.trained) == 6
+    for images, pixels in model.trained[:3]: assert images == pytest.approx([means[0], means[2], means[3]]) and pixels == [16] * 3
+    for images, pixels in model.trained[3:]: assert images == pytest.approx([means[0], means[7], means[8]])
+
+
+def test_each_adaptation_starts_from_the_first_frame():
+    follower, model, means = adapting(lr=0.1, iterations=3)
+    expected = 1 - 3 * 0.1 * (means[0] + means[7] + means[8])       # not 1 - ... of both adaptations
+    assert follower.tuned['weight'] == 1 and follower.weights['weight'].item() == pytest.approx(expected)
+    assert model.seen[-1] == pytest.approx(expected) and model.weight == 1
+
+
+def test_rewind():
+    follower, _, _ = adapting()
+    follower.rewind()
+    assert follower.weights is follower.tuned and follower.mask is follower.given[1] and not follower.past and follower.steps == 0
+
+
+def test_frames_without_the_object_are_not_learned():
+    model = Scripted()
+    config = replace(QUICK, online=True, online_every=3, online_iterations=1)
+    clip, truth = scene(lambda i: None if i == 2 else (4, 2))
+    run(clip, {0: truth[0]}, config, model)
+    assert [len(images) for images, _ in model.trained] == [2, 3]   # before frame 4 frame 2 is left out
+
+
+@pytest.mark.parametrize('online', [False, True])
+def test_memory_is_flat(online):
+    "Of the frames that were seen, at most the window of the adaptation and the first one are alive."
+    count, every, alive = 30, 5, []
+    class Stream:
+        def __len__(self): return count
+        def __getitem__(self, i):
+            image = torch.rand(3, H, W)
+            alive.append(weakref.ref(image))
+            return image
+    mask = torch.zeros(H, W, dtype=torch.int64)
+    mask[4:8, 4:8] = 1
+    config, most = replace(QUICK, online=online, online_every=every, online_iterations=1), 0
+    for _ in segment(Scripted(), Stream(), {0: mask}, config): most = max(most, sum(o() is not None for o in alive))
+    assert most <= (every + 2 if online else 2)
+
+
+# ---- smaller pairs
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(40, 200), st.integers(40, 200), st.integers(0, 10**6))
+def test_a_single_pixel_is_not_lost(h, w, seed):
+    model = Scripted()
+    mask = torch.zeros(h, w, dtype=torch.bool)
+    mask.view(-1)[torch.randint(h * w, (), generator=generator(seed))] = True
+    image, small = shrink(torch.rand(3, h, w), mask, model)
+    assert small.any() and small.sum() <= 4 and image.shape[1:] == small.shape and small.dtype == torch.bool
+    assert not shrink(image, torch.zeros_like(small), model)[1].any()
+
+
+def test_small_pictures_are_not_enlarged():
+    model, image, mask = Scripted(), torch.rand(3, 12, 20), torch.zeros(12, 20, dtype=torch.bool)
+    a, b = shrink(image, mask, model)
+    assert a is image and b is mask
+
+
+def test_shares_of_a_large_object_stay():
+    mask = torch.zeros(96, 160, dtype=torch.bool)
+    mask[20:60, 40:100] = True
+    _, small = shrink(torch.rand(3, 96, 160), mask, Scripted())
+    assert small.shape == (24, 40) and small.sum() == 10 * 15
+
+
+# ---- the small model
+
+@pytest.fixture(scope='module')
+def small():
+    "The shipped model, looking at small pictures."
+    model, _ = load_model('small')
+    model.config = ImageConfig(128, 224, mean=model.config.mean, std=model.config.std)
+    return model
+
+
+@pytest.fixture(scope='module')
+def demo():
+    "Frames of the demo clip at half its size, and their masks."
+    images = [read_image(DEMO / f'frames/{i:05d}.jpg')[:, ::2, ::2] for i in range(6)]
+    return Frames(images), [read_mask(DEMO / f'masks/{i:05d}.png')[::2, ::2] for i in range(6)]
+
+
+FEW = replace(SMALL_SEGMENT, fine_tune=replace(SMALL_SEGMENT.fine_tune, iterations=3), online=True, online_every=3, online_iterations=1)
+
+
+@pytest.fixture(scope='module')
+def followed(small, demo): return run(demo[0], {0: demo[1][0]}, FEW, small)
+
+
+def test_truncated_clip_gives_the_prefix(small, demo, followed):
+    "No later frame has any influence; and the same seed gives the same masks, bit for bit."
+    short = run(Frames(demo[0].images[:5]), {0: demo[1][0]}, FEW, small)
+    assert len(short) == 5 and all(torch.equal(short[i], followed[i]) for i in short)
+
+
+def test_finds_something_and_leaves_the_model_alone(small, demo, followed):
+    fresh, _ = load_model('small')
+    assert all(torch.equal(p, fresh.get_parameter(name)) for name, p in small.named_parameters())
+    assert torch.equal(followed[0], demo[1][0]) and all(followed[i].any() for i in followed)
+
+
+def test_another_seed_gives_other_weights(small, demo):
+    a, b, c = (Follower(small, demo[0][0], demo[1][0] == 1, replace(FEW, seed=seed, fine_tune=FineTuneConfig(1, 1)), 1).tuned for seed in (1, 1, 2))
+    name = 'roi_heads.box_predictor.cls_score.weight'
+    assert torch.equal(a[name], b[name]) and not torch.equal(a[name], c[name])
+
+
+def test_one_pixel_object(small, demo):
+    mask = torch.zeros_like(demo[1][0])
+    mask[50, 70] = 9
+    result = run(Frames(demo[0].images[:3]), {0: mask}, FEW, small)
+    assert torch.equal(result[0], mask) and all(set(ids.unique().tolist()) <= {0, 9} for ids in result.values())
+
+
+def test_two_objects_with_the_small_model(small, demo):
+    mask = demo[1][0] * 3
+    mask[10:60, 10:80][mask[10:60, 10:80] == 0] = 7
+    result = run(Frames(demo[0].images[:3]), {0: mask}, FEW, small)
+    assert torch.equal(result[0], mask) and all(set(ids.unique().tolist()) <= {0, 3, 7} for ids in result.values())
+
+
+def test_overfits_a_still_picture(small, demo):
+    "Eight steps on a frame, then the same frame again: the mask comes back."
+    config = replace(SMALL_SEGMENT, fine_tune=replace(SMALL_SEGMENT.fine_tune, iterations=8, lr=4e-3))
+    result = run(Frames(demo[0].images[:1] * 3), {0: demo[1][0]}, config, small)
+    assert jaccard((result[2] == 1).numpy(), (demo[1][0] == 1).numpy()) > 0.6
+
+
+def test_the_presets_differ():
+    assert PAPER_SEGMENT.boxes == 500 and PAPER_SEGMENT.fine_tune.batch == 3 and SMALL_SEGMENT.fine_tune.batch == 1
