@@ -94,29 +94,31 @@ def count_rois(
 def our_iteration(
     model: nn.Module,
     task: Task,
-    weights: dict[str, Tensor], # to start from
+    start: dict[str, Tensor], # weights to start from
+    weights: dict[str, Tensor], # of the same shapes: overwritten, then trained
 ) -> tuple[float, dict[str, float]]: # seconds, losses
     "The library's own inner step."
-    weights, random = {name: o.clone() for name, o in weights.items()}, torch.Generator().manual_seed(SEED)
-    start = perf_counter()
+    for name, o in weights.items(): o.copy_(start[name])
+    random = torch.Generator().manual_seed(SEED)
+    begin = perf_counter()
     losses = inner_step(model, weights, (task.images, task.targets, task.given), LR, random=random)
-    return perf_counter() - start, losses
+    return perf_counter() - begin, losses
 
 
 def peer_iteration(
     model: nn.Module,
     task: Task,
-    weights: dict[str, Tensor], # to start from
+    start: dict[str, Tensor], # weights to start from
 ) -> tuple[float, dict[str, float]]: # seconds, losses
     "Forward, backward and a step of torch.optim.SGD."
-    model.load_state_dict(weights)
+    model.load_state_dict(start)
     optimizer = torch.optim.SGD(model.parameters(), LR)
-    start = perf_counter()
+    begin = perf_counter()
     losses = model(task.images, task.targets)
     sum(losses.values()).backward()
     optimizer.step()
     optimizer.zero_grad()
-    return perf_counter() - start, {name: o.item() for name, o in losses.items()}
+    return perf_counter() - begin, {name: o.item() for name, o in losses.items()}
 
 
 def check_equal(
@@ -158,9 +160,9 @@ def main() -> None:
     config, task = configuration(options.size), make_task()
     torch.manual_seed(0)
     ours, peer = build(config), peer_model(config, task.given[0])
-    weights = initial_weights(ours)
+    start = initial_weights(ours)
     counts = [count_rois(ours), count_rois(peer)]
-    sides = [partial(our_iteration, ours, task, weights), partial(peer_iteration, peer, task, weights)]
+    sides = [partial(our_iteration, ours, task, start, initial_weights(ours)), partial(peer_iteration, peer, task, start)]
     seconds = compare(sides, lambda losses: check_equal(losses, counts, config.roi.samples), options.pairs)
     print(f'RoIs of ours {counts[0]}, of the peer {counts[1]}; {torch.get_num_threads()} threads')
     print(f'median seconds: ours {median(seconds[0]):.2f}, peer {median(seconds[1]):.2f}')

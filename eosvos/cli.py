@@ -127,7 +127,7 @@ def segment_command(
     seconds = write_masks(network, clip, given, out, config, where)
     typer.echo(f'{len(clip)} frames in {seconds:.1f} s, fine-tuning included: {out}/masks, {out}/overlay.mp4')
 
-# %% ../nbs/20_cli.ipynb #d62ba220
+# %% ../nbs/20_cli.ipynb #f940dae0
 def table(
     result:Result, # of `evaluate`
 ) -> Table:
@@ -149,12 +149,12 @@ def evaluate_command(
     annotations:Annotated[Path, typer.Argument(metavar='ANNOTATIONS', help='The true masks, laid out in the same way.')],
     csv:Annotated[Path | None, typer.Option(help='Folder for global_results.csv and per-sequence_results.csv.')]=None,
 ) -> None:
-    "Score masks by J (overlap) and F (contours), as the DAVIS benchmark does; first and last frame do not count."
+    "Score masks by J (overlap) and F (contours). As in the DAVIS benchmark, first and last frame do not count."
     result = evaluate(predictions, annotations)
     Console(force_jupyter=False).print(table(result))
     if csv: write_csv(result, csv)
 
-# %% ../nbs/20_cli.ipynb #9ad980a0
+# %% ../nbs/20_cli.ipynb #583b15e2
 def draw_strip(
     clip:Clip,
     masks:Path, # folder of masks named like the frames
@@ -182,7 +182,7 @@ def demo_command(
     out:Annotated[Path, typer.Option(help='Folder for the results.')]=Path('demo'),
     device:_Device='auto',
 ) -> None:
-    "Follow a red cup through the shipped clip, past a second cup and a cat, from its mask in the first frame."
+    "Follow a red cup through the shipped clip. Its mask in the first frame is given; a second cup and a cat cross its way."
     clip, where = open_clip(DEMO / 'frames'), find_device(device)
     given = first_masks(DEMO / 'masks' / '00000.png', clip)
     model, config = settings('small', where)
@@ -196,7 +196,7 @@ def demo_command(
         typer.echo(f'{name} ({iterations} steps): J {100 * summary["J-Mean"]:.1f}, F {100 * summary["F-Mean"]:.1f}, {seconds:.1f} s')
     typer.echo(f'written: {out}/masks, {out}/overlay.mp4, {out}/strip.png, and the same in {out}/zero-shot')
 
-# %% ../nbs/20_cli.ipynb #471e990d
+# %% ../nbs/20_cli.ipynb #6603a696
 weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help='Bring weights of other programs into our file format.')
 app.add_typer(weights_app, name='weights')
 
@@ -207,7 +207,7 @@ def coco_command(
     out:Annotated[Path, typer.Option(help='File to write (.safetensors).')],
     file:Annotated[Path | None, typer.Argument(metavar='FILE', help="torchvision's COCO_V1 state dict; downloaded by torchvision if not given.")]=None,
 ) -> None:
-    "torchvision's COCO weights, with GroupNorm in place of BatchNorm: where the paper starts."
+    "torchvision's COCO weights. GroupNorm takes the place of BatchNorm: where the paper starts."
     typer.echo(files.convert_coco(file, out))
 
 

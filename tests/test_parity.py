@@ -1,5 +1,5 @@
 "The whole model against torchvision's Mask R-CNN: the same random weights, the same images, the same samples, no downloads."
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
 
@@ -18,7 +18,7 @@ from eosvos.rpn import RPNConfig
 
 SMALL = ImageConfig(min_side=128, max_side=224)
 BETA = 1 / 9  # of today's torchvision
-SCALES = {'cls_score.weight': 1, 'box_predictor.bbox_pred.weight': 1, 'cls_logits.weight': 1, 'rpn.head.bbox_pred.weight': 0.1}
+SCALES = {'cls_score.weight': 5, 'box_predictor.bbox_pred.weight': 1, 'cls_logits.weight': 1, 'rpn.head.bbox_pred.weight': 0.1}
 
 
 def freeze(module: nn.Module, draws: torch.Generator) -> None:
@@ -46,11 +46,21 @@ def pair(image: ImageConfig, mask_size: int = 14, eps: float = 1e-5) -> tuple[nn
     for name, value in peer.named_parameters():  # scores well apart
         for part, std in SCALES.items():
             if part in name: value.data.normal_(0, std, generator=draws)
+    peer.roi_heads.box_predictor.cls_score.bias.data[1] = 7  # where scores are neither 0 nor 1
     roi = RoIConfig(mask_size=mask_size, score=0.05, detections=20, beta=BETA, mask_loss='bce')
     config = ModelConfig(norm='frozen', norm_eps=eps, image=image, rpn=RPNConfig(beta=BETA), roi=roi)
     ours = assemble(resnet_body(config), config)
     ours.load_state_dict(peer.state_dict())  # every name and every shape
     return peer.eval(), ours
+
+
+def assign_in_double(rpn: nn.Module) -> Callable:
+    "Torchvision's anchor labels in float64: it makes them float32, and the cross-entropy, even of float64 logits, with them."
+    assign = rpn.assign_targets_to_anchors
+    def wrapped(anchors, targets):
+        labels, boxes = assign(anchors, targets)
+        return [label.double() for label in labels], boxes
+    return wrapped
 
 
 @contextmanager
@@ -136,7 +146,8 @@ def test_train():
     "The same samples: five losses to 1e-9, each gradient to 1e-8 of its norm."
     peer, ours = (model.double() for model in pair(SMALL))
     images, targets = scene()
-    with mock.patch('torch.randperm', shuffled):
+    assign = mock.patch.object(peer.rpn, 'assign_targets_to_anchors', assign_in_double(peer.rpn))
+    with mock.patch('torch.randperm', shuffled), assign:
         theirs, losses = peer.train()(images, targets), ours(images, targets)
     assert losses.keys() == theirs.keys() and len(losses) == 5
     for name, value in theirs.items():
@@ -155,7 +166,7 @@ def test_samples_matter():
     _, ours = pair(SMALL)
     images, targets = scene()
     images = [image.float() for image in images]
-    one, same, other = (ours(images, targets, generator=generator(k)) for k in (0, 0, 1))
+    with torch.no_grad(): one, same, other = (ours(images, targets, generator=generator(k)) for k in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(one[name] != other[name] for name in one)
 
@@ -163,8 +174,8 @@ def test_samples_matter():
 def test_sizes():
     "The size that an image is resized to, for many sizes."
     for config in (PAPER.image, SMALL):
-        for h in range(37, 1400, 61):
-            for w in range(41, 1400, 67):
+        for h in range(37, 1400, 97):
+            for w in range(41, 1400, 101):
                 scale = min(config.min_side / min(h, w), config.max_side / max(h, w))
                 empty = torch.empty(1, 1, h, w, device='meta')
                 theirs = F.interpolate(empty, scale_factor=scale, mode='bilinear', recompute_scale_factor=True, align_corners=False)
