@@ -96,7 +96,7 @@ def settings(
     network, config = files.load_model(model, device)
     return network, SMALL_SEGMENT if config.body == 'lite0' else PAPER_SEGMENT
 
-# %% ../nbs/20_cli.ipynb #1653ab76
+# %% ../nbs/20_cli.ipynb #385e70f7
 _Model = Annotated[str, typer.Option(help="'small' (shipped) or a file of weights.")]
 _Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...")]
 
@@ -113,6 +113,8 @@ def segment_command(
     online:Annotated[bool, typer.Option(help='Keep adapting on past masks.')]=False,
     online_every:Annotated[int, typer.Option(min=3, help='Frames between two adaptations.')]=5,
     online_iterations:Annotated[int, typer.Option(min=1, help='Inner steps of each adaptation.')]=10,
+    overlap:Annotated[float, typer.Option(min=0, max=1, help="How much nearness to the last box counts beside a detection's score; "
+        '0 is the paper, 0.7 keeps to one of several similar objects.')]=0.0,
     mask_frame:Annotated[int, typer.Option(min=0, help='Which frame the mask file belongs to, from 0; frames before it are followed backwards.')]=0,
     device:_Device='auto',
     seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
@@ -122,7 +124,7 @@ def segment_command(
     given = first_masks(mask, clip, mask_frame)
     where = find_device(device)
     network, config = settings(model, where)
-    config = replace(config, fine_tune=replace(config.fine_tune, iterations=iterations), seed=seed,
+    config = replace(config, fine_tune=replace(config.fine_tune, iterations=iterations), seed=seed, overlap=overlap,
                      online=online, online_every=online_every, online_iterations=online_iterations)
     seconds = write_masks(network, clip, given, out, config, where)
     typer.echo(f'{len(clip)} frames in {seconds:.1f} s, fine-tuning included: {out}/masks, {out}/overlay.mp4')
@@ -154,7 +156,7 @@ def evaluate_command(
     Console(force_jupyter=False).print(table(result))
     if csv: write_csv(result, csv)
 
-# %% ../nbs/20_cli.ipynb #583b15e2
+# %% ../nbs/20_cli.ipynb #878d40d2
 def draw_strip(
     clip:Clip,
     masks:Path, # folder of masks named like the frames
@@ -186,6 +188,7 @@ def demo_command(
     clip, where = open_clip(DEMO / 'frames'), find_device(device)
     given = first_masks(DEMO / 'masks' / '00000.png', clip)
     model, config = settings('small', where)
+    config = replace(config, overlap=0.7)  # two similar objects: nearness helps
     clear_demo(out)
     new_folder(out)
     for name, iterations in {'zero-shot': 0, 'fine-tuned': config.fine_tune.iterations}.items():

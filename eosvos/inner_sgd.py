@@ -58,7 +58,7 @@ def initial_weights(
     "A copy of the model's parameters, to be changed without touching the model."
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
-# %% ../nbs/15_inner_sgd.ipynb #0899124b
+# %% ../nbs/15_inner_sgd.ipynb #7bbb542c
 def inner_step(
     model:nn.Module,
     weights:Weights, # changed in place
@@ -72,7 +72,7 @@ def inner_step(
     losses = functional_call(model, weights, batch, dict(generator=random))
     total, values = sum(losses.values()), {name: loss.item() for name, loss in losses.items()}
     if not total.isfinite(): raise FloatingPointError(f'inner step: losses are not finite: {values}')
-    gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True, materialize_grads=True)  # without an object some are unused
+    gradients = torch.autograd.grad(total, list(weights.values()), materialize_grads=True)  # 0 where a weight was not used
     for w in weights.values(): w.requires_grad_(False)
     if clip is not None:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

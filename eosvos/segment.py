@@ -21,7 +21,7 @@ from .inner_sgd import FineTuneConfig, as_target, fine_tune, initial_weights, vi
 from .mask_rcnn import MaskRCNN, resized
 from .video import Clip, object_ids
 
-# %% ../nbs/18_segment.ipynb #1943f19f
+# %% ../nbs/18_segment.ipynb #bd8b2cb8
 @dataclass(frozen=True)
 class SegmentConfig:
     "How objects are followed; the defaults are the paper's e-OSVOS-10."
@@ -37,7 +37,7 @@ class SegmentConfig:
 
 
 PAPER_SEGMENT = SegmentConfig()
-SMALL_SEGMENT = SegmentConfig(fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, overlap=0.7)
+SMALL_SEGMENT = SegmentConfig(fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100)
 
 # %% ../nbs/18_segment.ipynb #d06a07a7
 def jitter(

@@ -6,7 +6,7 @@
 __all__ = ['ParentConfig', 'Pictures', 'start_model', 'rate', 'Processes', 'ParentRun', 'write_log', 'plot_log', 'train_parent',
            'batches', 'main']
 
-# %% ../nbs/17_train.ipynb #0f22da85
+# %% ../nbs/17_train.ipynb #0ffcdd2a
 import csv
 import math
 import os
@@ -30,6 +30,7 @@ from .core import find_device, generator, masks_to_boxes, write_then_rename
 from .mask_rcnn import MaskRCNN
 from .small import SMALL, ModelConfig, build, lite0_names
 from .video import davis, image_set, object_ids, read_image, read_mask
+from .weights import save_weights
 
 # %% ../nbs/17_train.ipynb #b99a5377
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class Processes:
             t.copy_(mean.view_as(t))
         return bool(flat[-1] > 0)
 
-# %% ../nbs/17_train.ipynb #1ad2809b
+# %% ../nbs/17_train.ipynb #1f63508e
 class ParentRun:
     "The state of a training run: what a checkpoint stores and a resumed run takes up."
 
@@ -180,6 +181,15 @@ class ParentRun:
         "Write the checkpoint, or leave the old one as it is."
         state = dict(step=self.step, model=self.model.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict())
         with write_then_rename(path) as temporary: torch.save(state, temporary)
+
+    def publish(
+        self,
+        path:Path, # NAME.safetensors
+    ) -> None:
+        "Write the running mean as a model that `load_model` reads."
+        model = build(self.config.model)
+        model.load_state_dict(self.mean)
+        save_weights(model, self.config.model, path, dict(stage='parent', steps=str(self.step), seed=str(self.config.seed)))
 
     def load(
         self,
@@ -229,11 +239,11 @@ def plot_log(
     plt.xlabel('step'); plt.ylabel(f'loss, mean of {window} steps'); plt.ylim(bottom=0); plt.legend(fontsize=7); plt.tight_layout()
     return figure
 
-# %% ../nbs/17_train.ipynb #4868b506
+# %% ../nbs/17_train.ipynb #65ae48d0
 def train_parent(
     config:ParentConfig,
     data:Path, # holds DAVIS and images/<set>
-    out:Path, # folder for last.pt, log.csv and log.png
+    out:Path, # folder for last.pt, weights.safetensors, log.csv and log.png
     device:torch.device=torch.device('cpu'),
     processes:Processes|None=None, # this one alone if None
 ) -> ParentRun:
@@ -254,6 +264,7 @@ def train_parent(
         rows.append([run.step, round(perf_counter() - start, 2), *[round(v, 4) for v in values.tolist()]])
         if processes.rank == 0 and (run.step % config.every == 0 or run.step == config.steps or stop):
             run.save(out / 'last.pt')
+            run.publish(out / 'weights.safetensors')
             write_log(out / 'log.csv', ['step', 'seconds', *losses], rows, begin)
             plot_log(out / 'log.csv').savefig(out / 'log.png')
             plt.close()
@@ -274,11 +285,11 @@ def batches(
     numbers = range(begin * config.batch + processes.rank, config.steps * config.batch, processes.world)
     return iter(DataLoader(Pictures(data, config), config.batch // processes.world, sampler=numbers, num_workers=config.workers, collate_fn=list))
 
-# %% ../nbs/17_train.ipynb #75d40653
+# %% ../nbs/17_train.ipynb #a3bf0d70
 def main(
     preset:Annotated[str, typer.Argument(help="What to train: 'parent', the small model on pictures and video frames.")],
     data:Annotated[Path, typer.Option(help='Folder that holds DAVIS/ and images/.', envvar='EOSVOS_DATA')],
-    out:Annotated[Path, typer.Option(help='Folder for last.pt, log.csv and log.png; a run that is found there goes on.')],
+    out:Annotated[Path, typer.Option(help='Folder for last.pt, weights.safetensors, log.csv and log.png; a run found there goes on.')],
     device:Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")]='auto',
 ) -> None:
     "Train a model. Under torchrun the work is shared by its processes. ValueError where the preset is unknown."

@@ -105,7 +105,7 @@ def check_state(
         want, got = tuple(o.shape), tuple(state[name].shape)
         if want != got: raise ValueError(f'{file}: expected {name} of shape {want}, got {got}')
 
-# %% ../nbs/11_weights.ipynb #31f1a2c3
+# %% ../nbs/11_weights.ipynb #10da179b
 SHIPPED = {'small': Path(str(files('eosvos') / 'assets' / 'small.safetensors'))}  # what comes with the package
 
 def load_model(
@@ -123,7 +123,7 @@ def load_model(
     state = {name: o.float() for name, o in tensors.items() if not name.startswith(RATES)}
     check_state(model, state, file)
     model.load_state_dict(state, assign=True)
-    return model.to(device), config
+    return model.to(device, memory_format=torch.channels_last), config
 
 # %% ../nbs/11_weights.ipynb #959f245c
 RENAMED = {f'backbone.fpn.{kind}_blocks.{i}': f'backbone.fpn.{kind}_blocks.{i}.0' for kind in ('inner', 'layer') for i in range(4)}
