@@ -49,7 +49,7 @@ def reports_errors(
             raise typer.Exit(1) from error
     return run
 
-# %% ../nbs/20_cli.ipynb #d0cb15d5
+# %% ../nbs/20_cli.ipynb #34c2308f
 def new_folder(
     out:Path, # may exist, with other things in it
 ) -> Path: # the folder for masks in it
@@ -58,7 +58,7 @@ def new_folder(
     try: masks.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise ValueError(f'{masks} cannot be made: {error.strerror}') from error
     old = sorted(masks.iterdir()) + [file for file in [out / 'overlay.mp4'] if file.exists()]
-    if old: raise ValueError(f'{out}: expected no results in it, found {len(old)} files such as {old[0]}; remove them or name another --out')
+    if old: raise ValueError(f'{out}: expected no results in it, got {len(old)} files such as {old[0]}; remove them or name another --out')
     return masks
 
 # %% ../nbs/20_cli.ipynb #fcc33a5b
@@ -96,7 +96,7 @@ def settings(
     network, config = files.load_model(model, device)
     return network, SMALL_SEGMENT if config.body == 'lite0' else PAPER_SEGMENT
 
-# %% ../nbs/20_cli.ipynb #385e70f7
+# %% ../nbs/20_cli.ipynb #c62a0730
 _Model = Annotated[str, typer.Option(help="'small' (shipped) or a file of weights.")]
 _Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...")]
 
@@ -105,8 +105,8 @@ _Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...
 @reports_errors
 def segment_command(
     frames:Annotated[Path, typer.Argument(metavar='FRAMES', help='Folder of images, or a video file.')],
-    mask:Annotated[Path, typer.Argument(metavar='MASK', help='Mask of one frame: a picture with one channel, pixel = object id, 0 = background. '
-        'Or a folder of such masks, named like their frames, where objects appear later.')],
+    mask:Annotated[Path, typer.Argument(metavar='MASK', help='Mask of one frame: a picture with one channel, pixel = object id, '
+        '0 = background. Or a folder of such masks, named like their frames, where objects appear later.')],
     out:Annotated[Path, typer.Option(help='Folder for masks/<frame>.png and overlay.mp4; made if needed.')],
     model:_Model='small',
     iterations:Annotated[int, typer.Option(min=0, help='Inner steps on the given mask (T).')]=10,
@@ -115,7 +115,7 @@ def segment_command(
     online_iterations:Annotated[int, typer.Option(min=1, help='Inner steps of each adaptation.')]=10,
     overlap:Annotated[float, typer.Option(min=0, max=1, help="How much nearness to the last box counts beside a detection's score; "
         '0 is the paper, 0.7 keeps to one of several similar objects.')]=0.0,
-    mask_frame:Annotated[int, typer.Option(min=0, help='Which frame the mask file belongs to, from 0; frames before it are followed backwards.')]=0,
+    mask_frame:Annotated[int, typer.Option(min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.')]=0,
     device:_Device='auto',
     seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
 ) -> None:
@@ -156,7 +156,7 @@ def evaluate_command(
     Console(force_jupyter=False).print(table(result))
     if csv: write_csv(result, csv)
 
-# %% ../nbs/20_cli.ipynb #878d40d2
+# %% ../nbs/20_cli.ipynb #b551dfd9
 def draw_strip(
     clip:Clip,
     masks:Path, # folder of masks named like the frames
@@ -191,15 +191,15 @@ def demo_command(
     config = replace(config, overlap=0.7)  # two similar objects: nearness helps
     clear_demo(out)
     new_folder(out)
-    for name, iterations in {'zero-shot': 0, 'fine-tuned': config.fine_tune.iterations}.items():
-        folder = out if iterations else out / name
-        seconds = write_masks(model, clip, given, folder, replace(config, fine_tune=replace(config.fine_tune, iterations=iterations)), where)
+    untuned = replace(config, fine_tune=replace(config.fine_tune, iterations=0))
+    for name, how, folder in [('zero-shot', untuned, out / 'zero-shot'), ('fine-tuned', config, out)]:
+        seconds = write_masks(model, clip, given, folder, how, where)
         summary = evaluate(folder / 'masks', DEMO / 'masks').summary()
         draw_strip(clip, folder / 'masks', folder / 'strip.png')
-        typer.echo(f'{name} ({iterations} steps): J {100 * summary["J-Mean"]:.1f}, F {100 * summary["F-Mean"]:.1f}, {seconds:.1f} s')
+        typer.echo(f'{name} ({how.fine_tune.iterations} steps): J {100 * summary["J-Mean"]:.1f}, F {100 * summary["F-Mean"]:.1f}, {seconds:.1f} s')
     typer.echo(f'written: {out}/masks, {out}/overlay.mp4, {out}/strip.png, and the same in {out}/zero-shot')
 
-# %% ../nbs/20_cli.ipynb #6603a696
+# %% ../nbs/20_cli.ipynb #f7c4ca62
 weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help='Bring weights of other programs into our file format.')
 app.add_typer(weights_app, name='weights')
 
@@ -208,7 +208,7 @@ app.add_typer(weights_app, name='weights')
 @reports_errors
 def coco_command(
     out:Annotated[Path, typer.Option(help='File to write (.safetensors).')],
-    file:Annotated[Path | None, typer.Argument(metavar='FILE', help="torchvision's COCO_V1 state dict; downloaded by torchvision if not given.")]=None,
+    file:Annotated[Path | None, typer.Argument(metavar='FILE', help="torchvision's COCO_V1 state dict; downloaded if not given.")]=None,
 ) -> None:
     "torchvision's COCO weights. GroupNorm takes the place of BatchNorm: where the paper starts."
     typer.echo(files.convert_coco(file, out))

@@ -74,7 +74,7 @@ def shrink(
     share = F.interpolate(mask[None, None].float(), size, mode='area')[0, 0]  # of each new pixel that belongs to the object
     return image, share >= min(0.5, share.max().item()) if mask.any() else share > 0
 
-# %% ../nbs/18_segment.ipynb #d8510dcb
+# %% ../nbs/18_segment.ipynb #6efd07ad
 class Follower:
     "One object: its own fine-tuned weights, and where it was last."
 
@@ -87,8 +87,8 @@ class Follower:
         name:int, # id of the object, part of the seed of its draws
     ):
         self.model, self.config, self.given, self.key = model, config, (image, mask), (config.seed, name)
-        pair = shrink(image, mask, model)
-        self.tuned, self.losses = fine_tune(model, initial_weights(model), views(*pair, config.fine_tune, self.key), config.fine_tune, self.key)
+        batches = views(*shrink(image, mask, model), config.fine_tune, self.key)
+        self.tuned, self.losses = fine_tune(model, initial_weights(model), batches, config.fine_tune, self.key)
         self.rewind()
 
     def rewind(self) -> None:
@@ -115,7 +115,7 @@ class Follower:
 
     @torch.enable_grad()
     def adapt(self) -> None:
-        "From the first-frame weights, learn the first frame and two past predictions, the older ones of the window (section 3.3, released code)."
+        "From the first-frame weights, learn the first frame and two older predictions of the window (section 3.3, released code)."
         pairs = [self.given, *[pair for pair in list(self.past)[1:3] if pair[1].any()]]
         images, masks = zip(*[shrink(*pair, self.model) for pair in pairs], strict=True)
         steps = [(list(images), [as_target(m) for m in masks])] * self.config.online_iterations

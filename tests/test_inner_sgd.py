@@ -100,7 +100,8 @@ def test_losses_that_are_no_numbers_are_refused(toy, value):
     weights = initial_weights(toy)
     (images, targets), = batches(1)
     before = {name: w.clone() for name, w in weights.items()}
-    with pytest.raises(FloatingPointError, match="not finite: {'first': (nan|inf)"): inner_step(toy, weights, ([images[0] * value], targets), 0.1)
+    with pytest.raises(FloatingPointError, match="not finite: {'first': (nan|inf)"):
+        inner_step(toy, weights, ([images[0] * value], targets), 0.1)
     assert all(torch.equal(weights[name], w) for name, w in before.items())
 
 

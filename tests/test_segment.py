@@ -14,7 +14,7 @@ from eosvos.core import DEMO, generator, masks_to_boxes
 from eosvos.inner_sgd import FineTuneConfig
 from eosvos.mask_rcnn import ImageConfig
 from eosvos.metrics import jaccard
-from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT, Follower, SegmentConfig, jitter, merge, segment, shrink
+from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT, Follower, SegmentConfig, jitter, merge, pick, segment, shrink
 from eosvos.video import read_image, read_mask
 from eosvos.weights import load_model
 
@@ -46,12 +46,13 @@ class Scripted(nn.Module):
         self.seen.append(self.weight.item())
         self.boxes.append(None if given is None else given[0])
         mask = images[0][0] > 0.5
-        if given is not None:
+        if given is not None and len(given[0]):
             (x1, y1), (x2, y2) = given[0][:, :2].amin(0).floor().int().clamp(min=0), given[0][:, 2:].amax(0).ceil().int()
             hull = torch.zeros_like(mask)
             hull[y1:y2, x1:x2] = True
             mask = mask & hull
-        return [dict(masks=mask[None].float() * 0.9 if mask.any() else torch.zeros(0, H, W))]
+        masks = mask[None].float()[:int(mask.any())]  # (1, H, W), or (0, H, W) where nothing is found
+        return [dict(boxes=masks_to_boxes(masks), scores=torch.ones(len(masks)), masks=0.9 * masks)]
 
 
 def scene(*tracks, count=8, size=6):
@@ -177,7 +178,8 @@ def test_a_mask_in_the_middle_is_followed_both_ways():
 
 def test_backwards_starts_again_from_the_given_frame():
     "What happened after the mask has no influence on the frames before it."
-    (clip, truth), online = scene(upper), replace(QUICK, online=True, online_every=3, online_iterations=2, fine_tune=FineTuneConfig(iterations=0, lr=0.1))
+    clip, truth = scene(upper)
+    online = replace(QUICK, online=True, online_every=3, online_iterations=2, fine_tune=FineTuneConfig(iterations=0, lr=0.1))
     other = Frames(clip.images[:5] + [torch.rand(3, H, W) for _ in range(3)])
     a, b = (dict(segment(model, o, {4: truth[4]}, online)) for model, o in ((Scripted(), clip), (Scripted(), other)))
     assert not torch.equal(a[7], b[7]) and all(torch.equal(a[i], b[i]) for i in range(5))
@@ -210,6 +212,36 @@ def test_jitter_grows_outwards_only(box, grow, seed):
 
 def test_without_boxes():
     assert jitter(torch.tensor([1., 2, 3, 4]), 0, 0.1, generator(0)).shape == (0, 4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.floats(0, 1), st.integers(0, 10**6))
+def test_pick(count, overlap, seed):
+    random = generator(seed)
+    corner = 20 * torch.rand(count, 2, generator=random)
+    boxes, scores = torch.cat([corner, corner + 10], 1), torch.rand(count, generator=random)
+    last = boxes[0] + 1
+    def rank(k): return scores[k] * (1 - overlap + overlap * 81 / 119) if k == 0 else scores[k] * (1 - overlap)
+    assert pick(dict(boxes=boxes, scores=scores), last, 0) == scores.argmax(), 'the paper: by score alone'
+    far = torch.cat([boxes[:1], boxes[1:] + 100])
+    assert pick(dict(boxes=far, scores=scores), last, overlap) == max(range(count), key=rank)
+
+
+def test_pick_nothing():
+    assert pick(dict(boxes=torch.zeros(0, 4), scores=torch.zeros(0)), torch.tensor([1.0, 2, 3, 4]), 0.5) is None
+
+
+def test_nearness_keeps_to_one_of_two():
+    "Two squares in every box: the larger score is elsewhere."
+    class Two(Scripted):
+        def forward(self, images, targets=None, given=None, generator=None):
+            masks = torch.stack([images[0][0] > 0.5, images[0][1] > 0.5]).float()
+            return [dict(boxes=masks_to_boxes(masks), scores=torch.tensor([0.7, 0.9]), masks=masks)]
+    image, other = torch.zeros(3, H, W), torch.zeros(H, W, dtype=torch.int64)
+    image[0, 2:8, 2:8], image[1, 12:18, 20:26], other[2:8, 2:8] = 1, 1, 5
+    for overlap, k in ((0, 1), (0.7, 0)):
+        result = run(Frames([image] * 3), {0: other}, replace(QUICK, overlap=overlap), Two())
+        assert torch.equal(result[2] == 5, image[k] > 0.5)
 
 
 def test_lost_and_found_again():
@@ -258,7 +290,7 @@ def test_which_frames_are_learned_and_when():
     assert [round(w, 6) for w in model.seen[:5]] == [1] * 5 and model.seen[5] != 1
     assert len(model.trained) == 6
     for images, pixels in model.trained[:3]: assert images == pytest.approx([means[0], means[2], means[3]]) and pixels == [16] * 3
-    for images, pixels in model.trained[3:]: assert images == pytest.approx([means[0], means[7], means[8]])
+    for images, _ in model.trained[3:]: assert images == pytest.approx([means[0], means[7], means[8]])
 
 
 def test_each_adaptation_starts_from_the_first_frame():
@@ -362,7 +394,8 @@ def test_finds_something_and_leaves_the_model_alone(small, demo, followed):
 
 
 def test_another_seed_gives_other_weights(small, demo):
-    a, b, c = (Follower(small, demo[0][0], demo[1][0] == 1, replace(FEW, seed=seed, fine_tune=FineTuneConfig(1, 1)), 1).tuned for seed in (1, 1, 2))
+    def tuned(seed): return Follower(small, demo[0][0], demo[1][0] == 1, replace(FEW, seed=seed, fine_tune=FineTuneConfig(1, 1)), 1).tuned
+    a, b, c = map(tuned, (1, 1, 2))
     name = 'roi_heads.box_predictor.cls_score.weight'
     assert torch.equal(a[name], b[name]) and not torch.equal(a[name], c[name])
 
