@@ -50,8 +50,9 @@ def main() -> None:
         print(f'{sequence.name:16} J {rows[-1][2]:5.1f}  F {rows[-1][3]:5.1f}  {rows[-1][4]:6.1f} s', flush=True)
     mean = ['mean', *[sum(row[i] for row in rows) / len(rows) for i in range(1, 5)]]
     print(f'{"mean":16} J {mean[2]:5.1f}  F {mean[3]:5.1f}  {mean[4]:6.1f} s')
+    lines = [[name, f'{frames:.0f}', *[f'{value:.1f}' for value in values]] for name, frames, *values in [*rows, mean]]
     with open(arguments.csv, 'w', newline='') as file:
-        csv.writer(file, lineterminator='\n').writerows([['sequence', 'frames', 'J', 'F', 'seconds'], *[[n, f, *[f'{v:.1f}' for v in r]] for n, f, *r in [*rows, mean]]])
+        csv.writer(file, lineterminator='\n').writerows([['sequence', 'frames', 'J', 'F', 'seconds'], *lines])
 
 
 if __name__ == '__main__':

@@ -31,10 +31,14 @@ from .metrics import Result, evaluate, write_csv
 from .segment import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig, segment
 from .video import Clip, first_masks, open_clip, read_mask, write_mask, write_video
 
-# %% ../nbs/20_cli.ipynb #e1efa201
-app = typer.Typer(name='eosvos', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help='Segment the objects of a video, given their masks in one frame (e-OSVOS).')
+# %% ../nbs/20_cli.ipynb #11b6fb3b
+app = typer.Typer(name='eosvos', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 _progress = Console(stderr=True, force_jupyter=False)  # results alone go to standard output
+
+
+@app.callback()
+def _about() -> None:
+    "Segment the objects of a video, given their masks in one frame (e-OSVOS)."
 
 
 def reports_errors(
