@@ -43,6 +43,6 @@ $(READY): pyproject.toml
 	fi; \
 	touch $(MAKING); \
 	echo "Installing eosvos and its packages into .venv; the first time this takes some minutes"; \
-	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]" || { rm -f $(MAKING); exit 1; }; \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]" || { rm -f $(MAKING); exit 1; }; \
 	rm -f $(MAKING); touch $(READY); \
 	echo "Set-up is done"

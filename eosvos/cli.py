@@ -160,7 +160,7 @@ def evaluate_command(
     Console(force_jupyter=False).print(table(result))
     if csv: write_csv(result, csv)
 
-# %% ../nbs/20_cli.ipynb #b551dfd9
+# %% ../nbs/20_cli.ipynb #1d4e0c34
 def draw_strip(
     clip:Clip,
     masks:Path, # folder of masks named like the frames
@@ -168,7 +168,7 @@ def draw_strip(
     count:int=5, # frames in it
 ) -> None:
     "Evenly spaced frames with their masks, side by side in one picture."
-    figure = Figure(figsize=(3.2 * count, 2.1), dpi=100, layout='tight')
+    figure = Figure(figsize=(3.2 * count, 2.2), dpi=100, layout='constrained')
     for k, i in enumerate(torch.linspace(0, len(clip) - 1, count).long().tolist()):
         show(overlay(clip[i], read_mask(masks / f'{clip.names[i]}.png')), ax=figure.add_subplot(1, count, k + 1), title=f'frame {i}')
     with write_then_rename(path) as temporary: figure.savefig(temporary)
@@ -192,7 +192,7 @@ def demo_command(
     clip, where = open_clip(DEMO / 'frames'), find_device(device)
     given = first_masks(DEMO / 'masks' / '00000.png', clip)
     model, config = settings('small', where)
-    config = replace(config, overlap=0.7)  # two similar objects: nearness helps
+    config = replace(config, overlap=0.7, fine_tune=replace(config.fine_tune, lr=1e-2))  # two similar objects, and a cat
     clear_demo(out)
     new_folder(out)
     untuned = replace(config, fine_tune=replace(config.fine_tune, iterations=0))
@@ -203,7 +203,7 @@ def demo_command(
         typer.echo(f'{name} ({how.fine_tune.iterations} steps): J {100 * summary["J-Mean"]:.1f}, F {100 * summary["F-Mean"]:.1f}, {seconds:.1f} s')
     typer.echo(f'written: {out}/masks, {out}/overlay.mp4, {out}/strip.png, and the same in {out}/zero-shot')
 
-# %% ../nbs/20_cli.ipynb #f7c4ca62
+# %% ../nbs/20_cli.ipynb #1e595146
 weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help='Bring weights of other programs into our file format.')
 app.add_typer(weights_app, name='weights')
 
@@ -228,4 +228,4 @@ def import_command(
     typer.echo(files.convert_authors(file, out))
 
 
-app.command('train', help='Train a model; under torchrun its processes share the work.')(reports_errors(training.main))
+_train = app.command('train', help='Train a model; under torchrun its processes share the work.')(reports_errors(training.main))

@@ -27,7 +27,7 @@ class MaskHead(nn.Sequential):
             nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
             nn.init.zeros_(conv.bias)
 
-# %% ../nbs/08_mask_head.ipynb #b73631a6
+# %% ../nbs/08_mask_head.ipynb #264ece1f
 class MaskPredictor(nn.Module):
     "Doubles the resolution, then gives a logit for each pixel and class."
     def __init__(self,
@@ -45,7 +45,7 @@ class MaskPredictor(nn.Module):
         x:Tensor, # (N, width, S, S)
     ) -> Tensor: # (N, K, 2S, 2S) logits
         "One map of logits for each class."
-        return self.mask_fcn_logits(F.relu(self.conv5_mask(x)))
+        return self.mask_fcn_logits(F.relu(self.conv5_mask(x), inplace=True))
 
 # %% ../nbs/08_mask_head.ipynb #bf20cd1e
 def project_masks(
@@ -69,7 +69,7 @@ def mask_loss(
     if kind not in losses: raise ValueError(f'mask loss: expected one of {sorted(losses)}, got {kind!r}')
     return losses[kind](logits, targets) if len(logits) else logits.sum()
 
-# %% ../nbs/08_mask_head.ipynb #61e18c05
+# %% ../nbs/08_mask_head.ipynb #3dcd1247
 def paste_masks(
     masks:Tensor, # (N, M, M) probabilities inside the boxes
     boxes:Tensor, # (N, 4) xyxy, pixels of the image
@@ -81,10 +81,10 @@ def paste_masks(
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * (M + 2) / M
     grown = torch.cat([centre - half, centre + half], dim=1).to(torch.int64)
     result = masks.new_zeros(len(masks), H, W)
-    for mask, canvas, (x1, y1, x2, y2) in zip(padded, result, grown.tolist(), strict=True):
+    for i, (mask, (x1, y1, x2, y2)) in enumerate(zip(padded, grown.tolist(), strict=True)):
         h, w = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
         large = F.interpolate(mask[None, None], size=(h, w), mode='bilinear', align_corners=False)[0, 0]
         top, left = max(y1, 0), max(x1, 0)
         bottom, right = max(min(y2 + 1, H), top), max(min(x2 + 1, W), left)  # a box outside leaves nothing
-        canvas[top:bottom, left:right] = large[top - y1:bottom - y1, left - x1:right - x1]
+        result[i, top:bottom, left:right] = large[top - y1:bottom - y1, left - x1:right - x1]
     return result

@@ -82,7 +82,7 @@ def boundary_f_naive(
     near = ((a[:, None] - b) ** 2).sum(2) <= tolerance(*true.shape) ** 2  # (P, T)
     return f_measure(near.any(1).sum(), len(a), near.any(0).sum(), len(b))
 
-# %% ../nbs/14_metrics.ipynb #d1c66006
+# %% ../nbs/14_metrics.ipynb #52ab1ca4
 def dilate(
     mask:np.ndarray, # (H, W) bool
     radius:int, # pixels
@@ -92,7 +92,7 @@ def dilate(
     out = np.zeros_like(mask)
     for dy in range(radius, -1, -1):  # rows of the disk, from its top and bottom to its middle
         while half < (wanted := math.isqrt(radius ** 2 - dy ** 2)):
-            step = min(wanted - half, 2 * half + 1)  # a longer one would leave gaps
+            step = min(wanted - half, half + 1)  # a longer one would leave gaps, in runs that the border cut in half
             wide = run.copy()
             wide[:, step:] |= run[:, :-step]
             wide[:, :-step] |= run[:, step:]

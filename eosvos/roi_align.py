@@ -111,7 +111,7 @@ def assign_levels(
     side = torch.sqrt(box_area(boxes))
     return torch.floor(2 + torch.log2(side / canonical) + 1e-6).clamp(0, levels - 1).to(torch.int64)  # 1e-6: 224 is not 223.99999
 
-# %% ../nbs/05_roi_align.ipynb #7e6fae95
+# %% ../nbs/05_roi_align.ipynb #06fd21f5
 def pool_rois(
     features:list[Tensor], # P2 ... P5, each (B, C, h, w)
     boxes:list[Tensor], # B times (N, 4) xyxy, pixels of the image
@@ -129,5 +129,5 @@ def pool_rois(
     for i, x in enumerate(features):
         chosen = (level == i).nonzero()[:, 0]
         if len(chosen):
-            pooled = pooled.index_copy(0, chosen, align(x, rois[chosen], size, x.shape[-2] / image[0], samples))
+            pooled.index_copy_(0, chosen, align(x, rois[chosen], size, x.shape[-2] / image[0], samples))
     return pooled

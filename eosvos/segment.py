@@ -74,12 +74,11 @@ def shrink(
     share = F.interpolate(mask[None, None].float(), size, mode='area')[0, 0]  # of each new pixel that belongs to the object
     return image, share >= min(0.5, share.max().item()) if mask.any() else share > 0
 
-# %% ../nbs/18_segment.ipynb #6efd07ad
+# %% ../nbs/18_segment.ipynb #98527820
 class Follower:
     "One object: its own fine-tuned weights, and where it was last."
 
-    def __init__(
-        self,
+    def __init__(self,
         model:MaskRCNN, # stays as it is
         image:Tensor, # (3, H, W) the frame whose mask is known
         mask:Tensor, # (H, W) bool
@@ -97,8 +96,7 @@ class Follower:
         self.past, self.steps = deque(maxlen=self.config.online_every), 0
 
     @torch.no_grad()
-    def step(
-        self,
+    def step(self,
         image:Tensor, # (3, H, W) the next frame
     ) -> Tensor: # (H, W) probability of the object; 0 everywhere where it is not found
         "Find the object in the next frame."

@@ -58,7 +58,8 @@ def test_overlay_takes_masks_and_ids():
     image, mask = torch.rand(3, 4, 5), torch.rand(4, 5) > 0.5
     assert torch.equal(overlay(image, mask), overlay(image, mask.long()))
     assert torch.equal(overlay(image, mask.byte()), overlay(image, mask))
-    assert torch.equal(overlay(image, mask, alpha=0), image)
+    rim = overlay(torch.zeros_like(image), mask, alpha=0)[0] == 1
+    assert torch.equal(overlay(image, mask, alpha=0), image.masked_fill(rim, 1)) and not (rim & ~mask).any()
     assert overlay(image, torch.full((4, 5), 255)).max() <= 1
 
 

@@ -130,6 +130,12 @@ def test_dilation_is_distance(one, radius):
     assert (dilate(mask, radius) == near.reshape(mask.shape)).all()
 
 
+def test_dilation_at_the_border():
+    mask = np.zeros((1, 33), bool)
+    mask[0, 0] = True  # a run that the border cuts in half
+    for radius in range(33): assert dilate(mask, radius).sum() == radius + 1
+
+
 @law(masks(count=1, high=30), st.sampled_from([(0, 1), (1, 0), (1, 1), (0, -1), (-1, 0)]))
 def test_shift_within_the_tolerance_is_free(one, step):
     far = np.pad(one[0], 60)  # the contour nowhere leaves the picture, whose tolerance is 2 pixels
