@@ -100,7 +100,7 @@ def settings(
     network, config = files.load_model(model, device)
     return network, SMALL_SEGMENT if config.body == 'lite0' else PAPER_SEGMENT
 
-# %% ../nbs/20_cli.ipynb #c62a0730
+# %% ../nbs/20_cli.ipynb #970a15b4
 _Model = Annotated[str, typer.Option(help="'small' (shipped) or a file of weights.")]
 _Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...")]
 
@@ -114,6 +114,7 @@ def segment_command(
     out:Annotated[Path, typer.Option(help='Folder for masks/<frame>.png and overlay.mp4; made if needed.')],
     model:_Model='small',
     iterations:Annotated[int, typer.Option(min=0, help='Inner steps on the given mask (T).')]=10,
+    lr:Annotated[float | None, typer.Option(min=0, help="Learning rate of the inner steps; the model's own if not given.")]=None,
     online:Annotated[bool, typer.Option(help='Keep adapting on past masks.')]=False,
     online_every:Annotated[int, typer.Option(min=3, help='Frames between two adaptations.')]=5,
     online_iterations:Annotated[int, typer.Option(min=1, help='Inner steps of each adaptation.')]=10,
@@ -128,7 +129,8 @@ def segment_command(
     given = first_masks(mask, clip, mask_frame)
     where = find_device(device)
     network, config = settings(model, where)
-    config = replace(config, fine_tune=replace(config.fine_tune, iterations=iterations), seed=seed, overlap=overlap,
+    fine = replace(config.fine_tune, iterations=iterations, lr=config.fine_tune.lr if lr is None else lr)
+    config = replace(config, fine_tune=fine, seed=seed, overlap=overlap,
                      online=online, online_every=online_every, online_iterations=online_iterations)
     seconds = write_masks(network, clip, given, out, config, where)
     typer.echo(f'{len(clip)} frames in {seconds:.1f} s, fine-tuning included: {out}/masks, {out}/overlay.mp4')
@@ -160,7 +162,7 @@ def evaluate_command(
     Console(force_jupyter=False).print(table(result))
     if csv: write_csv(result, csv)
 
-# %% ../nbs/20_cli.ipynb #1d4e0c34
+# %% ../nbs/20_cli.ipynb #c4369aa8
 def draw_strip(
     clip:Clip,
     masks:Path, # folder of masks named like the frames
@@ -192,7 +194,7 @@ def demo_command(
     clip, where = open_clip(DEMO / 'frames'), find_device(device)
     given = first_masks(DEMO / 'masks' / '00000.png', clip)
     model, config = settings('small', where)
-    config = replace(config, overlap=0.7, fine_tune=replace(config.fine_tune, lr=1e-2))  # two similar objects, and a cat
+    config = replace(config, overlap=0.7, fine_tune=replace(config.fine_tune, lr=1e-2))  # chosen on this very clip, see notebook 18
     clear_demo(out)
     new_folder(out)
     untuned = replace(config, fine_tune=replace(config.fine_tune, iterations=0))

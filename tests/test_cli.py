@@ -401,7 +401,7 @@ def test_train_refuses(tmp_path):
 
 @pytest.mark.parametrize('command, words', {
     '': 'demo segment evaluate train weights', 'demo': '--out --device', 'evaluate': 'PREDICTIONS ANNOTATIONS --csv',
-    'segment': 'FRAMES MASK --out --model --iterations --online --no-online --online-every --online-iterations '
+    'segment': 'FRAMES MASK --out --model --iterations --lr --online --no-online --online-every --online-iterations '
                '--overlap --mask-frame --device --seed',
     'weights': 'coco import', 'weights coco': 'FILE --out', 'weights import': 'FILE --out', 'train': '--data --out --device',
 }.items())
