@@ -4,7 +4,6 @@
 BIN := .venv/bin
 READY := .venv/.ready
 MAKING := .venv/.unfinished
-export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test docs
@@ -18,7 +17,8 @@ help:
 demo: $(READY)
 	$(BIN)/eosvos demo
 
-# OMP_NUM_THREADS=1: two processes side by side, one thread each
+# Two processes side by side, one thread each
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/pytest -n 2 --dist worksteal

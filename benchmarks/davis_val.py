@@ -3,19 +3,23 @@
     EOSVOS_DATA=... .venv/bin/python benchmarks/davis_val.py [--model small] [--out runs/davis-val]
 
 Runs the command line as a user would, one sequence after the other (480p frames in, 480p masks out, ten inner steps, no online
-adaptation), and writes `davis_val.csv` beside this file. A sequence whose masks are complete is not run again.
+adaptation), and writes `davis_val.csv` beside this file. A sequence that is done with the same model file and
+iterations is not run again.
 """
 import argparse
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
 from eosvos.metrics import evaluate
 from eosvos.video import davis
+from eosvos.weights import SHIPPED
 
 HERE = Path(__file__).parent
 
@@ -38,15 +42,19 @@ def main() -> None:
     if 'EOSVOS_DATA' not in os.environ:
         sys.exit('EOSVOS_DATA: expected the folder that holds DAVIS, it is not set')
     root = Path(os.environ['EOSVOS_DATA']) / 'DAVIS'
+    weights = SHIPPED.get(arguments.model, Path(arguments.model))
+    run = [sha256(weights.read_bytes()).hexdigest(), arguments.iterations]
     rows = []
     for sequence in davis(root, 'val10', '480p'):
         out = arguments.out / sequence.name
-        if not (out / 'seconds.json').exists():
-            options = ['--model', arguments.model, '--iterations', arguments.iterations]
-            seconds = segment(sequence.frames[0].parent, sequence.masks[0], out, options)
-            (out / 'seconds.json').write_text(json.dumps(seconds))
+        done = json.loads((out / 'done.json').read_text()) if (out / 'done.json').exists() else {}
+        if done.get('run') != run:
+            shutil.rmtree(out, ignore_errors=True)
+            seconds = segment(sequence.frames[0].parent, sequence.masks[0], out, ['--model', arguments.model, '--iterations', arguments.iterations])
+            done = dict(run=run, seconds=seconds)
+            (out / 'done.json').write_text(json.dumps(done))
         scores, = evaluate(out / 'masks', sequence.masks[0].parent).objects
-        rows.append([sequence.name, len(sequence.frames), 100 * scores.j.mean(), 100 * scores.f.mean(), json.loads((out / 'seconds.json').read_text())])
+        rows.append([sequence.name, len(sequence.frames), 100 * scores.j.mean(), 100 * scores.f.mean(), done['seconds']])
         print(f'{sequence.name:16} J {rows[-1][2]:5.1f}  F {rows[-1][3]:5.1f}  {rows[-1][4]:6.1f} s', flush=True)
     mean = ['mean', *[sum(row[i] for row in rows) / len(rows) for i in range(1, 5)]]
     print(f'{"mean":16} J {mean[2]:5.1f}  F {mean[3]:5.1f}  {mean[4]:6.1f} s')

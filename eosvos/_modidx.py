@@ -150,6 +150,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'eosvos.segment': { 'eosvos.segment.Follower': ('segment.html#follower', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.__init__': ('segment.html#follower.__init__', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.adapt': ('segment.html#follower.adapt', 'eosvos/segment.py'),
+                                'eosvos.segment.Follower.correct': ('segment.html#follower.correct', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.rewind': ('segment.html#follower.rewind', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.step': ('segment.html#follower.step', 'eosvos/segment.py'),
                                 'eosvos.segment.SegmentConfig': ('segment.html#segmentconfig', 'eosvos/segment.py'),

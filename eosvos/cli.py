@@ -162,7 +162,7 @@ def evaluate_command(
     Console(force_jupyter=False).print(table(result))
     if csv: write_csv(result, csv)
 
-# %% ../nbs/20_cli.ipynb #c4369aa8
+# %% ../nbs/20_cli.ipynb #d0b974fd
 def draw_strip(
     clip:Clip,
     masks:Path, # folder of masks named like the frames
@@ -190,7 +190,7 @@ def demo_command(
     out:Annotated[Path, typer.Option(help='Folder for the results.')]=Path('demo'),
     device:_Device='auto',
 ) -> None:
-    "Follow a red cup through the shipped clip. Its mask in the first frame is given; a second cup and a cat cross its way."
+    "Follow a red cup through the shipped clip. Its mask in the first frame is given; a second cup passes above it, and a cat covers part of it."
     clip, where = open_clip(DEMO / 'frames'), find_device(device)
     given = first_masks(DEMO / 'masks' / '00000.png', clip)
     model, config = settings('small', where)

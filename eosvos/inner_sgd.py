@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Weights', 'Batch', 'FineTuneConfig', 'as_target', 'views', 'initial_weights', 'inner_step', 'fine_tune']
 
-# %% ../nbs/15_inner_sgd.ipynb #7002754f
+# %% ../nbs/15_inner_sgd.ipynb #9120a17c
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -58,7 +59,8 @@ def initial_weights(
     "A copy of the model's parameters, to be changed without touching the model."
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
-# %% ../nbs/15_inner_sgd.ipynb #7bbb542c
+# %% ../nbs/15_inner_sgd.ipynb #6da3fc05
+@torch.enable_grad()
 def inner_step(
     model:nn.Module,
     weights:Weights, # changed in place
@@ -67,20 +69,20 @@ def inner_step(
     clip:float|None=None, # greatest norm of the gradient
     random:torch.Generator|None=None, # of the sampling of anchors and proposals
 ) -> dict[str, float]: # the losses before the step
-    "One step of plain SGD (equation 5). FloatingPointError where a loss is not finite."
+    "One step of plain SGD (equation 5). FloatingPointError where a loss or a gradient is not finite."
     for w in weights.values(): w.requires_grad_()
     losses = functional_call(model, weights, batch, dict(generator=random))
     total, values = sum(losses.values()), {name: loss.item() for name, loss in losses.items()}
     if not total.isfinite(): raise FloatingPointError(f'inner step: losses are not finite: {values}')
     gradients = torch.autograd.grad(total, list(weights.values()), materialize_grads=True)  # 0 where a weight was not used
     for w in weights.values(): w.requires_grad_(False)
-    if clip is not None:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        lr = lr * min(1.0, clip / norm.item())
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+    if not math.isfinite(norm): raise FloatingPointError(f'inner step: the gradient is not finite, the losses are {values}')
+    if clip is not None and norm > clip: lr = lr * clip / norm
     torch._foreach_add_(list(weights.values()), gradients, alpha=-lr)
     return values
 
-# %% ../nbs/15_inner_sgd.ipynb #d5c8c1b9
+# %% ../nbs/15_inner_sgd.ipynb #4696fcfc
 def fine_tune(
     model:nn.Module,
     weights:Weights, # where to start; stays as it is
@@ -88,8 +90,9 @@ def fine_tune(
     config:FineTuneConfig,
     key:tuple[int | str, ...], # seed of the sampling
 ) -> tuple[Weights, list[dict[str, float]]]: # new weights; losses before each step
-    "The weights after a few inner steps (section 3.2.2)."
+    "The weights after a few inner steps (section 3.2.2). FloatingPointError where they are not finite."
     weights, losses = {name: w.clone() for name, w in weights.items()}, []
     for t, batch in enumerate(batches):
         losses.append(inner_step(model, weights, batch, config.lr, config.clip, generator(*key, 'sample', t)))
+    if not all(w.isfinite().all() for w in weights.values()): raise FloatingPointError(f'fine-tuning: weights are not finite with a rate of {config.lr}')
     return weights, losses

@@ -74,7 +74,7 @@ def shrink(
     share = F.interpolate(mask[None, None].float(), size, mode='area')[0, 0]  # of each new pixel that belongs to the object
     return image, share >= min(0.5, share.max().item()) if mask.any() else share > 0
 
-# %% ../nbs/18_segment.ipynb #98527820
+# %% ../nbs/18_segment.ipynb #7e927262
 class Follower:
     "One object: its own fine-tuned weights, and where it was last."
 
@@ -111,7 +111,11 @@ class Follower:
         self.steps += 1
         return result
 
-    @torch.enable_grad()
+    def correct(self, mask:Tensor) -> None: # (H, W) bool: the truth in the frame of the last step
+        "Go on from a mask that is given again. The weights stay: it is not learned."
+        self.mask = self.start = mask
+        if self.past: self.past[-1] = (self.past[-1][0], mask)
+
     def adapt(self) -> None:
         "From the first-frame weights, learn the first frame and two older predictions of the window (section 3.3, released code)."
         pairs = [self.given, *[pair for pair in list(self.past)[1:3] if pair[1].any()]]
@@ -120,7 +124,7 @@ class Follower:
         self.weights, _ = fine_tune(self.model, self.tuned, steps, self.config.fine_tune, (*self.key, 'online', self.steps))
         if self.mask.any(): self.start = self.mask
 
-# %% ../nbs/18_segment.ipynb #1cbc7d15
+# %% ../nbs/18_segment.ipynb #ea3629bb
 def merge(
     maps:Tensor, # (K, H, W) probability of each object
     ids:list[int], # K ids
@@ -136,9 +140,10 @@ def segment(
     clip:Clip, # frames (3, H, W)
     masks:dict[int, Tensor], # frame number to id map (H, W): where objects are given
     config:SegmentConfig,
-    device:torch.device=torch.device('cpu'),
+    device:torch.device|None=None, # where to compute; where the model is, if None
 ) -> Iterator[tuple[int, Tensor]]: # frame number and its id map (H, W) int64, each frame once
     "Follow every object through the clip: forwards from its mask, then backwards if all masks belong to one frame."
+    device = device or next(model.parameters()).device
     model, followers, first = model.to(device), {}, min(masks)
     for i in [*range(first, len(clip)), *reversed(range(first))]:
         image = clip[i].to(device)
@@ -150,7 +155,7 @@ def segment(
         if i in masks:
             given = masks[i].to(device)
             for k in object_ids(given):
-                if k in followers: followers[k].mask = given == k
+                if k in followers: followers[k].correct(given == k)
                 else: followers[k] = Follower(model, image, given == k, config, k)
                 ids = torch.where(given == k, k, ids.masked_fill(ids == k, 0))  # the truth, where it is known
         yield i, ids.cpu()

@@ -121,21 +121,21 @@ def rate(
     rest = max(step - config.warmup, 0) / (config.steps - config.warmup)
     return min((step + 1) / config.warmup, 1) * (0.5 + 0.5 * math.cos(math.pi * rest))
 
-# %% ../nbs/17_train.ipynb #ae4daa59
+# %% ../nbs/17_train.ipynb #9dbde347
 class Processes:
     "The training processes that torchrun started, or just this one."
 
     def __init__(self):
         self.rank, self.world, self.stop = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1)), False
         if self.world > 1:
-            dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+            dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
 
     def device(
         self,
-        name:str, # 'auto': every process its own GPU, where there are GPUs
+        name:str, # 'auto' or 'cuda': every process its own GPU, where there are GPUs
     ) -> torch.device:
         "Where this process computes. ValueError if the device is not there."
-        own = name == 'auto' and self.world > 1 and torch.cuda.is_available()
+        own = name in ('auto', 'cuda') and self.world > 1 and torch.cuda.is_available()
         return find_device(f'cuda:{os.environ["LOCAL_RANK"]}' if own else name)
 
     def listen(self) -> None:
@@ -156,7 +156,7 @@ class Processes:
             t.copy_(mean.view_as(t))
         return bool(flat[-1] > 0)
 
-# %% ../nbs/17_train.ipynb #1f63508e
+# %% ../nbs/17_train.ipynb #9ff8be04
 class ParentRun:
     "The state of a training run: what a checkpoint stores and a resumed run takes up."
 
@@ -179,7 +179,7 @@ class ParentRun:
         path:Path,
     ) -> None:
         "Write the checkpoint, or leave the old one as it is."
-        state = dict(step=self.step, model=self.model.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict())
+        state = dict(step=self.step, config=repr(self.config), model=self.model.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict())
         with write_then_rename(path) as temporary: torch.save(state, temporary)
 
     def publish(
@@ -195,8 +195,9 @@ class ParentRun:
         self,
         path:Path,
     ) -> None:
-        "Take up a checkpoint."
+        "Take up a checkpoint. ValueError where it is of another configuration."
         state = torch.load(path, weights_only=True, map_location=self.parameters[0].device)
+        if state['config'] != repr(self.config): raise ValueError(f'{path}: expected a run of {self.config}, got one of {state["config"]}')
         self.step, self.mean = state['step'], state['mean']
         self.model.load_state_dict(state['model'])
         self.optimizer.load_state_dict(state['optimizer'])
@@ -239,7 +240,7 @@ def plot_log(
     plt.xlabel('step'); plt.ylabel(f'loss, mean of {window} steps'); plt.ylim(bottom=0); plt.legend(fontsize=7); plt.tight_layout()
     return figure
 
-# %% ../nbs/17_train.ipynb #65ae48d0
+# %% ../nbs/17_train.ipynb #991370fd
 def train_parent(
     config:ParentConfig,
     data:Path, # holds DAVIS and images/<set>
@@ -247,7 +248,7 @@ def train_parent(
     device:torch.device=torch.device('cpu'),
     processes:Processes|None=None, # this one alone if None
 ) -> ParentRun:
-    "Train, from the checkpoint in `out` where there is one. RuntimeError where a loss is not finite."
+    "Train, from the checkpoint in `out` where there is one. FloatingPointError where a loss is not finite."
     out.mkdir(parents=True, exist_ok=True)
     processes, run = processes or Processes(), ParentRun(config, device)
     if (out / 'last.pt').exists(): run.load(out / 'last.pt')
@@ -259,13 +260,13 @@ def train_parent(
         values = torch.stack(list(losses.values())).detach()
         gradients = torch.autograd.grad(sum(losses.values()), run.parameters, allow_unused=True, materialize_grads=True)
         stop = processes.average([values, *gradients])
-        if not values.isfinite().all(): raise RuntimeError(f'step {run.step}: losses are not finite: {dict(zip(losses, values.tolist(), strict=True))}')
+        if not values.isfinite().all(): raise FloatingPointError(f'step {run.step}: losses are not finite: {dict(zip(losses, values.tolist(), strict=True))}')
         run.update(gradients)
         rows.append([run.step, round(perf_counter() - start, 2), *[round(v, 4) for v in values.tolist()]])
         if processes.rank == 0 and (run.step % config.every == 0 or run.step == config.steps or stop):
+            write_log(out / 'log.csv', ['step', 'seconds', *losses], rows, begin)  # first: a resumed run drops the rows behind its checkpoint
             run.save(out / 'last.pt')
             run.publish(out / 'weights.safetensors')
-            write_log(out / 'log.csv', ['step', 'seconds', *losses], rows, begin)
             plot_log(out / 'log.csv').savefig(out / 'log.png')
             plt.close()
             left = (config.steps - run.step) * rows[-1][1] / len(rows) / 60

@@ -180,13 +180,13 @@ def _decode(
     except Exception as error:  # FFmpeg has dozens of kinds
         raise ValueError(f'{path}: cannot be read as a video after {count} frames: {error}') from error
 
-# %% ../nbs/12_video.ipynb #8d224931
+# %% ../nbs/12_video.ipynb #89e58b19
 class VideoClip(Clip):
-    "The frames of a video file, decoded one after the other. Increasing indices are cheap, a step back decodes from the start."
+    "The frames of a video file, decoded one after the other. Increasing indices are cheap; every sixteenth step back decodes from the start."
     def __init__(self,
         path:Path|str, # what FFmpeg can decode
     ):
-        self.path, self._frames, self._next = Path(path), iter(()), 0
+        self.path, self._next, self._kept = Path(path), 0, {}  # number of the next frame; the last ones by number
         frame = next(_decode(self.path), None)
         if frame is None: raise ValueError(f'{path}: expected a video, found no frame in it')
         if frame.rotation: _warn_turned(path)
@@ -197,9 +197,12 @@ class VideoClip(Clip):
     def names(self): return [f'{index:05d}' for index, _ in enumerate(_decode(self.path))]
 
     def _read(self, index):
-        if self._next == 0 or index < self._next - 1: self._frames, self._next = _decode(self.path), 0
-        while self._next <= index: self._frame, self._next = next(self._frames), self._next + 1
-        return torch.from_numpy(self._frame.to_ndarray(format='rgb24')).permute(2, 0, 1).float().contiguous() / 255
+        if self._next == 0 or index < self._next and index not in self._kept: self._frames, self._next, self._kept = _decode(self.path), 0, {}
+        while self._next <= index:
+            self._kept[self._next] = next(self._frames)
+            self._kept.pop(self._next - 16, None)
+            self._next += 1
+        return torch.from_numpy(self._kept[index].to_ndarray(format='rgb24')).permute(2, 0, 1).float().contiguous() / 255
 
     def _where(self, index): return f'{self.path}: frame {index}'
 
@@ -212,7 +215,7 @@ def open_clip(
     if not path.exists(): raise ValueError(f'{path}: no such file or folder')
     return Clip(path) if path.is_dir() else VideoClip(path)
 
-# %% ../nbs/12_video.ipynb #426883d2
+# %% ../nbs/12_video.ipynb #8b6d7ba5
 def first_masks(
     path:Path|str, # a mask file, or a folder of masks named like frames
     clip:Clip, # the frames that they belong to
@@ -231,6 +234,7 @@ def first_masks(
     masks = {index: read_mask(file) for index, file in given.items()}
     for index, ids in masks.items():
         if ids.shape != clip.size: raise ValueError(f'{given[index]}: expected {_text(clip.size)} as in the frames, got {_text(ids.shape)}')
+        if ids.max() > 255: raise ValueError(f'{given[index]}: expected ids from 0 to 255, as masks are written, got {ids.max()}')
         if not object_ids(ids): raise ValueError(f'{given[index]}: expected the mask of an object, got background alone')
     return masks
 

@@ -28,9 +28,8 @@ SECTIONS = {    # sidebar: section -> the numbers of its notebooks
     'The model': range(0, 10),
     'Weights and the small model': range(10, 12),
     'Video': range(12, 15),
-    'Fine-tuning and following': (15, 18),
-    'Training': (17,),
-    'Command line': (20,),
+    'Fine-tuning and training': (15, 17),
+    'Following objects': (18, 20),
 }
 BLOB = '/blob/main/'    # how nbdev begins a link to the source, there being no repository URL
 IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif'}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from eosvos import cli
 from eosvos.core import DEMO
 from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT
-from eosvos.video import open_clip, read_image, read_mask, write_mask, write_video
+from eosvos.video import object_ids, open_clip, read_image, read_mask, write_mask, write_video
 
 MASK = DEMO / 'masks/00000.png'
 
@@ -383,6 +383,22 @@ def test_demo_leaves_results_of_others_alone(tiny_demo, out):
     (out / 'masks/00000.png').write_text('mine')
     assert 'expected no results' in refused('demo', '--out', out)
     assert names(out) == ['masks'] and (out / 'masks/00000.png').read_text() == 'mine'
+
+
+def test_ids_that_no_mask_file_of_ours_can_hold(frames, out, tmp_path):
+    ids = np.zeros((90, 160), np.uint16)
+    ids[4:20, 4:20] = 300
+    Image.fromarray(ids).save(tmp_path / 'ids.png')
+    assert 'expected ids from 0 to 255' in refused(*segment(frames, tmp_path / 'ids.png', out)) and not out.exists()
+
+
+def test_two_real_objects(data, tmp_path):
+    "The first frames of bmx-trees: a bicycle and its rider."
+    clip, masks = data / 'DAVIS/JPEGImages/480p/bmx-trees', data / 'DAVIS/Annotations-2017/480p/bmx-trees'
+    (tmp_path / 'clip').mkdir()
+    for name in ('00000', '00001', '00002'): shutil.copy(clip / f'{name}.jpg', tmp_path / 'clip')
+    works('segment', tmp_path / 'clip', masks / '00000.png', '--out', tmp_path / 'out', '--iterations', 3)
+    for name in ('00001', '00002'): assert set(object_ids(read_mask(tmp_path / 'out/masks' / f'{name}.png'))) == {1, 2}
 
 
 # ---- weights, train, help
