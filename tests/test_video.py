@@ -284,24 +284,22 @@ def test_odd_sizes_are_padded(tmp_path, size):
     torch.testing.assert_close(clip[1], torch.full((3, *clip.size), 0.5), atol=0.02, rtol=0)
 
 
-def test_frames_in_order_are_decoded_once(tmp_path, monkeypatch):
-    write_video(tmp_path / 'x.mp4', moving())
+def test_frames_are_decoded_once_forwards_and_a_few_times_backwards(tmp_path, monkeypatch):
+    write_video(tmp_path / 'x.mp4', [*moving()] * 4)
     clip, decoded, decode = open_clip(tmp_path / 'x.mp4'), [], video._decode
-    assert len(clip) == 12
+    assert len(clip) == 48
 
     def counting(path):
         for frame in decode(path):
             decoded.append(frame.pts)
             yield frame
     monkeypatch.setattr(video, '_decode', counting)
-    for index in range(12): clip[index]
-    assert len(decoded) == 12
-    clip[11]
-    assert len(decoded) == 12
-    clip[2]
-    assert len(decoded) == 15
+    forwards = [clip[index] for index in range(48)]
+    assert len(decoded) == 48
+    for index in reversed(range(48)): assert torch.equal(clip[index], forwards[index])
+    assert len(decoded) == 48 + 32 + 16     # frames 32 to 47 were kept; 0 to 31 and 0 to 15 were decoded again
     clip[7]
-    assert len(decoded) == 20
+    assert len(decoded) == 96 and len(clip._kept) == 16
 
 
 @settings(max_examples=5, deadline=None)
