@@ -162,7 +162,7 @@ def evaluate_command(
     Console(force_jupyter=False).print(table(result))
     if csv: write_csv(result, csv)
 
-# %% ../nbs/20_cli.ipynb #d0b974fd
+# %% ../nbs/20_cli.ipynb #76c43592
 def draw_strip(
     clip:Clip,
     masks:Path, # folder of masks named like the frames
@@ -194,7 +194,7 @@ def demo_command(
     clip, where = open_clip(DEMO / 'frames'), find_device(device)
     given = first_masks(DEMO / 'masks' / '00000.png', clip)
     model, config = settings('small', where)
-    config = replace(config, overlap=0.7, fine_tune=replace(config.fine_tune, lr=1e-2))  # chosen on this very clip, see notebook 18
+    config = replace(config, overlap=0.7, fine_tune=replace(config.fine_tune, lr=1e-2, iterations=20))  # chosen on this very clip
     clear_demo(out)
     new_folder(out)
     untuned = replace(config, fine_tune=replace(config.fine_tune, iterations=0))
