@@ -17,8 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
+from eosvos.datasets import davis
 from eosvos.metrics import evaluate
-from eosvos.video import davis
 from eosvos.weights import SHIPPED
 
 HERE = Path(__file__).parent

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['VOID', 'SUFFIXES', 'read_image', 'read_mask', 'write_mask', 'object_ids', 'natural_key', 'pictures', 'Clip',
-           'write_video', 'VideoClip', 'open_clip', 'first_masks', 'Sequence', 'davis', 'image_set']
+           'write_video', 'VideoClip', 'open_clip', 'first_masks']
 
 # %% ../nbs/12_video.ipynb #93cfcbca
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -237,46 +236,3 @@ def first_masks(
         if ids.max() > 255: raise ValueError(f'{given[index]}: expected ids from 0 to 255, as masks are written, got {ids.max()}')
         if not object_ids(ids): raise ValueError(f'{given[index]}: expected the mask of an object, got background alone')
     return masks
-
-# %% ../nbs/12_video.ipynb #708df39c
-@dataclass(frozen=True)
-class Sequence:
-    "The files of one annotated clip."
-    name: str
-    frames: tuple[Path, ...]  # in order
-    masks: tuple[Path, ...]  # one for each frame
-
-    @classmethod
-    def from_folders(cls,
-        name:str, # of the sequence
-        frames:Path|str, # folder of pictures
-        masks:Path|str, # folder of masks with the same names
-    ) -> 'Sequence':
-        "Pair frames with masks by name. ValueError where a frame has no mask."
-        images, annotations = pictures(frames), pictures(masks)
-        missing = [key for key in images if key not in annotations]
-        if missing: raise ValueError(f'{masks}: {len(missing)} of {len(images)} frames have no mask here, the first is {missing[0]}')
-        return cls(name, tuple(images.values()), tuple(annotations[key] for key in images))
-
-# %% ../nbs/12_video.ipynb #a404e19b
-def davis(
-    root:Path|str, # holds JPEGImages, Annotations and ImageSets
-    split:str, # 'train', 'val', ..., or with the year: '2017/val'
-    resolution:str='480p', # the folder under JPEGImages and Annotations
-) -> list[Sequence]:
-    "The sequences of a split of DAVIS. ValueError that names what is missing."
-    root = Path(root)
-    lists = [root / 'ImageSets' / f'{name}.txt' for name in (split, f'2016/{split}', f'2017/{split}')]
-    found = [file for file in lists if file.is_file()]
-    if not found: raise ValueError(f'{root}: no list of sequences for split {split!r}, neither {", nor ".join(map(str, lists))}')
-    if found == lists[1:]: raise ValueError(f'{root}: split {split!r} is listed twice, say 2016/{split} or 2017/{split}')
-    images, masks = root / 'JPEGImages' / resolution, root / 'Annotations' / resolution
-    return [Sequence.from_folders(name, images / name, masks / name) for name in found[0].read_text().split()]
-
-# %% ../nbs/12_video.ipynb #a21cb971
-def image_set(
-    folder:Path|str, # holds images/*.jpg and masks/*.png of the same names
-) -> list[Sequence]: # one of length 1 for each image
-    "Still images with masks, as sequences of one frame. ValueError that names what is missing."
-    pairs = Sequence.from_folders(Path(folder).name, Path(folder) / 'images', Path(folder) / 'masks')
-    return [Sequence(frame.stem, (frame,), (mask,)) for frame, mask in zip(pairs.frames, pairs.masks, strict=True)]

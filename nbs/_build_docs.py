@@ -28,8 +28,9 @@ SECTIONS = {    # sidebar: section -> the numbers of its notebooks
     'The model': range(0, 10),
     'Weights and the small model': range(10, 12),
     'Video': range(12, 15),
-    'Fine-tuning and training': (15, 17),
-    'Following objects': (18, 20),
+    'Fine-tuning and following': (15, 16),
+    'Meta-learning': range(17, 22),
+    'Benchmarks and the command line': (22, 23),
 }
 BLOB = '/blob/main/'    # how nbdev begins a link to the source, there being no repository URL
 IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif'}

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from eosvos.core import DEMO
+from eosvos.parent import ParentConfig
 from eosvos.small import SMALL
-from eosvos.train import ParentConfig, main
+from eosvos.train import main
 from eosvos.weights import SHIPPED, read_weights
 
 SCRIPT = '''
 import sys, torch
 from pathlib import Path
-from eosvos.train import ParentConfig, Processes, train_parent
+from eosvos.parent import ParentConfig, Processes, train_parent
 torch.set_num_threads(1)
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = ParentConfig(shares=(('demo', 1.0),), size=(96, 160), steps=2, warmup=1, batch=2, every=1)
