@@ -69,14 +69,14 @@ def test_equals_sgd_of_torch(toy, clip):
 
 def test_clip_bounds_the_step(toy):
     weights = initial_weights(toy)
-    inner_step(toy, weights, batches(1)[0], lr=0.5, clip=2.0)
+    inner_step(toy, weights, batches(1)[0], rates=0.5, clip=2.0)
     moved = torch.cat([(weights[name] - p.detach()).flatten() for name, p in toy.named_parameters()]).norm()
     torch.testing.assert_close(moved.item(), 0.5 * 2.0)
 
 
 def test_without_an_object_unused_weights_stay(toy):
     weights = initial_weights(toy)
-    losses = inner_step(toy, weights, batches(1, mask=False)[0], lr=0.1)
+    losses = inner_step(toy, weights, batches(1, mask=False)[0], rates=0.1)
     assert list(losses) == ['first']
     assert torch.equal(weights['bias'], toy.bias) and not torch.equal(weights['weight'], toy.weight)
 
@@ -156,6 +156,6 @@ def test_hardly_an_object(small, frame, pixels):
     mask = torch.zeros_like(frame[1])
     mask[40, 60] = bool(pixels)
     weights = initial_weights(small)
-    losses = inner_step(small, weights, ([frame[0]], [as_target(mask)]), lr=1e-3, random=generator(0))
+    losses = inner_step(small, weights, ([frame[0]], [as_target(mask)]), rates=1e-3, random=generator(0))
     assert all(torch.isfinite(w).all() for w in weights.values())
     assert (losses['loss_mask'] > 0) == (losses['loss_box_reg'] > 0) == bool(pixels)
