@@ -136,7 +136,7 @@ def davis(
 # %% ../nbs/17_datasets.ipynb #9cccbe2b
 def _meta(
     file:Path, # the meta.json of a split
-) -> dict[str, dict[int, tuple[str|None, list[str]]]]: # sequence -> object id -> category, names of the frames that show it
+) -> dict[str, dict[int, tuple[str, list[str]]]]: # sequence -> object id -> category, names of the frames that show it
     "What a meta.json says. ValueError with its name where it is not of this form."
     def expect(kind, value, what):
         if not isinstance(value, kind): raise ValueError(f'{file}: expected {what} to be a {kind.__name__}, got {str(value)[:60]!r}')
@@ -151,14 +151,16 @@ def _meta(
             if not re.fullmatch('[1-9][0-9]{0,2}', k) or int(k) >= VOID: raise ValueError(f'{file}: expected ids from 1 to 254 in {name}, got {k!r}')
             entry = {'frames': entry} if isinstance(entry, list) else expect(dict, entry, f'object {k} of {name}')  # a bare list in the test set
             frames = expect(list, entry.get('frames'), f'"frames" of object {k} of {name}')
-            category = expect((str | None), entry.get('category'), f'"category" of object {k} of {name}')
+            for frame in frames: expect(str, frame, f'each of "frames" of object {k} of {name}')
+            category = expect(str, entry.get('category', ''), f'"category" of object {k} of {name}')
             if frames: objects[int(k)] = category, frames
+        if not objects: raise ValueError(f'{file}: expected {name} to have an object that is in some frame, found none')
     return sequences
 
 # %% ../nbs/17_datasets.ipynb #28d0ea52
 def _youtube_sequence(
     name:str,
-    objects:dict[int, tuple[str|None, list[str]]], # id -> category, names of frames, from meta.json
+    objects:dict[int, tuple[str, list[str]]], # id -> category, names of frames, from meta.json
     frames:Path, # folder of pictures
     masks:Path, # folder of masks, in the test splits only of frames where an object appears
     test:bool, # whether masks are asked for
