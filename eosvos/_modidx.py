@@ -223,6 +223,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'eosvos.video._decode': ('video.html#_decode', 'eosvos/video.py'),
                               'eosvos.video._load': ('video.html#_load', 'eosvos/video.py'),
                               'eosvos.video._text': ('video.html#_text', 'eosvos/video.py'),
+                              'eosvos.video._turned': ('video.html#_turned', 'eosvos/video.py'),
                               'eosvos.video._warn_turned': ('video.html#_warn_turned', 'eosvos/video.py'),
                               'eosvos.video.check_name': ('video.html#check_name', 'eosvos/video.py'),
                               'eosvos.video.first_masks': ('video.html#first_masks', 'eosvos/video.py'),

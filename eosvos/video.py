@@ -53,13 +53,20 @@ def _warn_turned(
     "Say that an orientation for display is not followed."
     warnings.warn(f'{where}: asks viewers to turn it; pixels and masks are taken as stored', stacklevel=3)
 
+def _turned(
+    picture:Image.Image,
+) -> bool:
+    "Whether a picture asks viewers to turn it."
+    try: return picture.getexif().get(0x0112, 1) != 1
+    except Exception: return False  # damaged notes, which raise many kinds, ask for nothing
+
 # %% ../nbs/12_video.ipynb #880f19de
 def read_image(
     path:Path|str, # JPEG, PNG, or what else Pillow opens
 ) -> Tensor: # (3, H, W) float32 RGB in [0, 1]
     "A picture of any mode as RGB, in the orientation in which it is stored. ValueError with the file's name where it cannot be read."
     picture = _load(path)
-    if picture.getexif().get(0x0112, 1) != 1: _warn_turned(Path(path).parent)  # one warning a folder, not one a frame
+    if _turned(picture): _warn_turned(Path(path).parent)  # one warning a folder, not one a frame
     if picture.mode in ('I', 'F', 'LAB'): raise ValueError(f'{path}: expected grey or colour of 8 or 16 bits, got mode {picture.mode}')
     if picture.mode.startswith('I;16'):  # Pillow would clip these at 255 instead of scaling them
         return torch.from_numpy(np.asarray(picture).astype(np.float32) / 65535).expand(3, -1, -1).contiguous()
