@@ -68,7 +68,8 @@ def dilate(
     "Dilation by a disk, as sideways spreads and vertical shifts of all pixels in one binary number."
     H, W = mask.shape
     row = math.ceil((W + radius) / 8)  # bytes; the zeros at its end keep a spread out of the next row
-    packed = np.packbits(np.pad(mask, ((0, 0), (0, 8 * row - W))), axis=1, bitorder='little')  # (H, row)
+    packed = np.zeros((H, row), np.uint8)
+    packed[:, :math.ceil(W / 8)] = np.packbits(mask, axis=1, bitorder='little')
     run, half, out = int.from_bytes(packed.tobytes(), 'little'), 0, 0  # every pixel has become a run of 2 * half + 1 pixels
     for dy in range(radius, -1, -1):  # rows of the disk, from its top and bottom to its middle
         while half < (wanted := math.isqrt(radius ** 2 - dy ** 2)):
