@@ -159,6 +159,23 @@ def test_padding_changes_nothing_inside(pair):
     if tolerance(*inner[0].shape) == tolerance(*outer[0].shape): assert boundary_f(*inner) == boundary_f(*outer)
 
 
+@law(masks(count=4))
+def test_a_frame_is_its_objects_one_by_one(drawn):
+    pred, true = (np.select(drawn[k:k + 3], [1, 2, 3], 0).astype(np.uint8) for k in (0, 1))
+    scores = score_frame(pred, true)
+    assert list(scores) == sorted({*pred.flat, *true.flat} - {0})
+    for k, (j, f) in scores.items(): assert (j, f) == (jaccard(pred == k, true == k), boundary_f(pred == k, true == k))
+
+
+@law(masks())
+def test_any_two_masks_as_in_vos_benchmark(pair):
+    evaluator = pytest.importorskip('vos_benchmark.evaluator').Evaluator()
+    pred, true = (mask.astype(np.uint8) for mask in pair)
+    evaluator.feed_frame(pred, true)
+    theirs = {k: (evaluator.object_iou[k][0], evaluator.boundary_f[k][0]) for k in evaluator.object_iou}
+    assert score_frame(pred, true) == theirs
+
+
 @law(masks(count=4), st.permutations([1, 2, 3]))
 def test_names_of_objects_do_not_matter(drawn, order):
     pred, true = (np.select(drawn[k:k + 3], [1, 2, 3], 0) for k in (0, 1))
@@ -173,6 +190,18 @@ def test_empty_masks():
     assert boundary_f(empty, empty) == 1 and boundary_f(empty, some) == boundary_f(some, empty) == 0
     assert boundary_f(full, empty) == 1 and jaccard(full, empty) == 0  # neither has a boundary
     for shape in ((1, 1), (1, 7), (7, 1)): assert boundary_f(np.ones(shape), np.zeros(shape)) == 1
+
+
+def test_void_alone_is_no_object():
+    nothing, void = np.zeros((4, 5), int), np.full((4, 5), 255)
+    for pred, true in ((nothing, void), (void, nothing), (void, void), (nothing, nothing)): assert score_frame(pred, true) == {}
+
+
+def test_the_tolerance_may_be_given():
+    true = np.pad(np.ones((20, 20), bool), 20)
+    scores = [boundary_f(np.roll(true, 4, 1), true, radius) for radius in range(5)]
+    assert scores == sorted(scores) and scores[0] < 0.6 and scores[3] < 1 and scores[4] == 1
+    assert boundary_f(true[:-1], true[1:], np.int64(2)) == boundary_f(true[:-1], true[1:], 2)
 
 
 def test_far_apart_is_zero():
