@@ -180,6 +180,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'eosvos.segment.Follower.rewind': ('segment.html#follower.rewind', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.step': ('segment.html#follower.step', 'eosvos/segment.py'),
                                 'eosvos.segment.SegmentConfig': ('segment.html#segmentconfig', 'eosvos/segment.py'),
+                                'eosvos.segment.SegmentConfig.__post_init__': ( 'segment.html#segmentconfig.__post_init__',
+                                                                                'eosvos/segment.py'),
                                 'eosvos.segment.jitter': ('segment.html#jitter', 'eosvos/segment.py'),
                                 'eosvos.segment.merge': ('segment.html#merge', 'eosvos/segment.py'),
                                 'eosvos.segment.pick': ('segment.html#pick', 'eosvos/segment.py'),
