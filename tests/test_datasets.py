@@ -1,4 +1,6 @@
 "Data sets: what their folders say, and precisely what is missing."
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,7 +32,7 @@ def test_davis(tree):
     assert [s.name for s in train] == ['goat', 'camel'] and all(isinstance(s, Sequence) for s in train)
     assert [file.name for file in train[1].frames] == ['00000.jpg', '00001.jpg']
     assert train[1].masks[1] == tree / 'Annotations/480p/camel/00001.png'
-    assert davis(tree, 'val') == davis(tree, '2016/val') == train[:1]
+    assert davis(tree, 'val') == davis(tree, '2016/val') == davis(tree, 'val', year=2016) == [replace(train[0], single=True)]
 
 
 def test_davis_says_what_is_missing(tree):
