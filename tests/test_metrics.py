@@ -3,6 +3,7 @@ import csv
 import json
 import shutil
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eosvos import metrics
-from eosvos.metrics import boundary, boundary_f, boundary_f_naive, dilate, evaluate, jaccard, quarters, score_frame, statistics, tolerance
+from eosvos.metrics import boundary, boundary_f, dilate, evaluate, jaccard, quarters, score_frame, statistics, tolerance, youtube_scores
 
 
 def law(*strategies):
@@ -75,6 +76,14 @@ def test_against_vos_benchmark(data):
 
 
 # ---- laws ----
+
+def boundary_f_naive(pred, true):
+    "F from all distances between two boundaries."
+    a, b = np.argwhere(boundary(pred)), np.argwhere(boundary(true))
+    near = ((a[:, None] - b) ** 2).sum(2) <= tolerance(*true.shape) ** 2
+    precision, recall = near.any(1).mean() if len(a) else 1, near.any(0).mean() if len(b) else 1
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0
+
 
 @st.composite
 def masks(draw, count=2, high=40):
@@ -177,7 +186,7 @@ def test_tensors_and_numbers_are_masks_too():
     assert jaccard(true, true.numpy() * 7) == boundary_f(true > 0, true.long() + (true > 0)) == 1
 
 
-@pytest.mark.parametrize('score', [jaccard, boundary_f, boundary_f_naive])
+@pytest.mark.parametrize('score', [jaccard, boundary_f])
 @pytest.mark.parametrize('shapes', [((4, 5), (5, 4)), ((4, 5), (4, 1)), ((1, 4, 5), (1, 4, 5)), ((4,), (4,))])
 def test_shapes_are_checked(score, shapes):
     with pytest.raises(ValueError) as error: score(*map(np.zeros, shapes))
@@ -318,7 +327,7 @@ def refused(pair, *expected):
 
 def test_missing_frame(pair):
     (pair[0] / '00003.png').unlink()
-    refused(pair, pair[0] / '00003.png', 'expected 4', 'found 3')
+    refused(pair, pair[0] / '00003.png', 'expected 4', 'got 3')
 
 
 def test_other_size(pair):
@@ -364,8 +373,8 @@ def test_folders(pair, tmp_path):
 def test_missing_sequence(tmp_path):
     for name in ('ant', 'bee'): clip(tmp_path / 'true' / name)
     clip(tmp_path / 'pred/ant')
-    refused((tmp_path / 'pred', tmp_path / 'true'), tmp_path / 'pred', '2 sequences', "['bee']")
-    refused((tmp_path / 'pred', tmp_path / 'true', ['ant', 'wasp']), 'wasp')
+    refused((tmp_path / 'pred', tmp_path / 'true'), tmp_path / 'pred/bee/00001.png', 'no such mask', 'got 0')
+    refused((tmp_path / 'pred', tmp_path / 'true', ['ant', 'wasp']), tmp_path / 'true/wasp', 'found 0')
 
 
 # ---- tables ----
@@ -386,6 +395,97 @@ def test_tables_need_a_folder(pair, tmp_path):
     with pytest.raises(ValueError, match='file'): metrics.write_csv(evaluate(*pair), tmp_path / 'file')
 
 
-def test_plot(pair):
-    ax = metrics.plot_over_time(evaluate(*pair))
-    assert [line.get_label() for line in ax.lines] == ['true_1 J', 'true_1 F'] and ax.get_xlabel() == 'frame'
+def test_table_of_other_numbers(pair, tmp_path):
+    metrics.write_csv(evaluate(*pair), tmp_path, {'Overall': 0.25, 'J-seen': 1.0})
+    assert (tmp_path / 'global_results.csv').read_text() == 'Overall,J-seen\n0.250000,1.000000\n'
+
+
+def test_plot(pair, tmp_path):
+    ax, = metrics.plot_over_time(evaluate(*pair)).axes
+    solid, dotted = ax.lines
+    assert solid.get_label() == 'true_1' and ax.get_xlabel() == 'scored frame'
+    assert solid.get_xydata().tolist() == dotted.get_xydata().tolist() == [[k, 1] for k in range(1, 5)]
+    open_before = plt.get_fignums()
+    metrics.plot_over_time(evaluate(*pair), tmp_path / 'curves.png')
+    assert Image.open(tmp_path / 'curves.png').format == 'PNG' and plt.get_fignums() == open_before
+    with pytest.raises(ValueError, match='nowhere'): metrics.plot_over_time(evaluate(*pair), tmp_path / 'nowhere/curves.png')
+
+
+def test_plot_has_a_panel_a_sequence(tmp_path):
+    for name in 'abcd': clip(tmp_path / 'pred' / name, second=2), clip(tmp_path / 'true' / name, second=2)
+    figure = metrics.plot_over_time(evaluate(tmp_path / 'pred', tmp_path / 'true'))
+    assert [[line.get_label() for line in ax.lines[::2]] for ax in figure.axes] == [[f'{name}_1', f'{name}_2'] for name in 'abcd']
+    plt.close(figure)
+
+
+# ---- YouTube-VOS ----
+
+@pytest.fixture
+def pond(tmp_path):
+    "Object 1 in frames 0 to 25, lost in the last two; object 2 enters in frame 10; object 3 is seen in the last frame only."
+    for k in range(0, 35, 5):
+        true = np.zeros((30, 40), np.uint8)
+        true[2:12, 2:12] = 1
+        if k >= 10: true[20:26, 10:30] = 2
+        if k == 30: true[15:18, 30:38] = 3
+        pred = np.where((true == 1) & (k < 25) | (true == 2) & (np.arange(40) < 20), true, 0)
+        if k < 10: pred[20:26, 10:30] = 2  # before it is given, object 2 may be anywhere
+        save(tmp_path / f'true/pond/{k:05d}.png', true)
+        save(tmp_path / f'pred/pond/{k:05d}.png', pred)
+    return tmp_path / 'pred', tmp_path / 'true'
+
+
+def test_objects_are_scored_after_their_first_frame(pond):
+    (pond[0] / 'pond/00000.png').unlink()  # given, so not needed
+    one, two = evaluate(*pond, protocol='youtube-vos').objects
+    assert one.frames == tuple(f'{k:05d}.png' for k in range(5, 35, 5)) and one.j.tolist() == [1, 1, 1, 1, 0, 0]
+    assert two.frames == tuple(f'{k:05d}.png' for k in range(15, 35, 5)) and two.j.tolist() == [0.5] * 4
+    figure = metrics.plot_over_time(metrics.Result((one, two)))
+    assert figure.axes[0].lines[2].get_xdata().tolist() == [3, 4, 5, 6]  # where they lie among all scored frames
+    plt.close(figure)
+
+
+def test_davis_scores_the_same_folder_otherwise(pond):
+    one, two, three = evaluate(*pond).objects
+    assert len(one.j) == len(two.j) == len(three.j) == 5 and two.j.tolist() == [0, 1 / 2, 1 / 2, 1 / 2, 1 / 2]
+
+
+def test_overall_is_the_mean_of_four(pond):
+    result = evaluate(*pond, protocol='youtube-vos')
+    scores = youtube_scores(result, {('pond', 1): True, ('pond', 2): False, ('other', 1): False})
+    assert list(scores) == ['Overall', 'J-seen', 'J-unseen', 'F-seen', 'F-unseen']
+    assert scores['J-seen'] == 4 / 6 and scores['J-unseen'] == 0.5 and scores['F-seen'] == 4 / 6
+    assert scores['F-unseen'] == result.objects[1].f.mean()
+    assert abs(scores['Overall'] - sum(list(scores.values())[1:]) / 4) < 1e-15
+
+
+def test_seen_and_unseen_are_refused_where_one_is_missing(pond):
+    result = evaluate(*pond, protocol='youtube-vos')
+    with pytest.raises(ValueError, match='pond_2.* 1 other'): youtube_scores(result, {('pond', 1): True})
+    for flag, counts in ((True, '2 and 0'), (False, '0 and 2')):
+        with pytest.raises(ValueError, match=counts): youtube_scores(result, {('pond', 1): flag, ('pond', 2): flag})
+
+
+def test_youtube_refusals(pond):
+    with pytest.raises(ValueError, match="expected one of .*'youtube-vos'.* got 'vos'"): evaluate(*pond, protocol='vos')
+    (pond[0] / 'pond/00030.png').unlink()  # the last frame is scored too
+    with pytest.raises(ValueError, match='pond/00030.png: no such mask; expected 6 .* got 5'): evaluate(*pond, protocol='youtube-vos')
+    for path in sorted((pond[1] / 'pond').iterdir())[1:]: path.unlink()
+    with pytest.raises(ValueError, match='at least 2 masks .* found 1'): evaluate(*pond, protocol='youtube-vos')
+
+
+# ---- several processes ----
+
+def test_workers_change_nothing(tmp_path):
+    torch.ones(2000, 2000).mul(2)  # threads that a forked process does not have
+    for name in ('ant', 'bee', 'cow'):
+        clip(tmp_path / 'true' / name, frames=11, second=2)
+        clip(tmp_path / 'pred' / name, frames=11, second=2, shift=len(name))
+    one, two = (evaluate(tmp_path / 'pred', tmp_path / 'true', workers=workers) for workers in (1, 2))
+    assert list(map(repr, one.objects)) == list(map(repr, two.objects)) and len(one.objects) == 6
+
+
+def test_workers_name_the_first_bad_file(pair):
+    for name in ('00002.png', '00004.png'): save(pair[0] / name, np.zeros((15, 40)))
+    with pytest.raises(ValueError) as error: evaluate(*pair, workers=2)
+    assert str(pair[0] / '00002.png') in str(error.value) and '(15, 40)' in str(error.value)
