@@ -163,8 +163,10 @@ def segment(
     config:SegmentConfig,
     device:torch.device|None=None, # where to compute; where the model is, if None
     rates:dict[str, Tensor]|float|None=None, # learning rates by name of parameter; one rate, that of `config`, if None
+    backwards:bool=True, # also into the frames before the mask, if all masks belong to one frame; else background there
 ) -> Iterator[tuple[int, Tensor]]: # frame number and its id map (H, W) int64, each frame once
     "Follow every object through the clip: forwards from its mask, then backwards if all masks belong to one frame."
+    backwards = backwards and len(masks) == 1
     device = device or next(model.parameters()).device
     model, followers, first = model.to(device), {}, min(masks)
     for i in [*range(first, len(clip)), *reversed(range(first))]:
@@ -172,7 +174,7 @@ def segment(
         ids = torch.zeros(image.shape[-2:], dtype=torch.uint8, device=device)
         if i == first - 1: # from here on backwards
             for f in followers.values(): f.rewind()
-        if followers and (i > first or len(masks) == 1):
+        if followers and (i > first or backwards):
             ids = merge((f.step(image) for f in followers.values()), list(followers), config.threshold)
         if i in masks:
             given = masks[i].to(device)
