@@ -7,6 +7,7 @@ __all__ = ['Size', 'ALIGN', 'PAPER', 'ImageConfig', 'resized', 'preprocess', 'sc
            'RoIConfig', 'choose_rois', 'roi_targets', 'RoIHeads', 'MaskRCNN', 'ModelConfig', 'assemble', 'resnet_body']
 
 # %% ../nbs/09_mask_rcnn.ipynb #a0414455
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -184,13 +185,10 @@ class RoIHeads(nn.Module):
         return losses | dict(loss_mask=mask_loss(logits, torch.cat(masks), self.config.mask_loss))
 
     def detections(self, features, proposals, image, sizes):
-        "For each image boxes (D, 4), labels and scores (D,), best first, and the masks (D, M, M) inside the boxes."
+        "For each image boxes (D, 4), labels and scores (D,), best first."
         c, counts = self.config, [len(p) for p in proposals]
         outputs = zip(*[o.split(counts) for o in self.boxes(features, proposals, image)], proposals, sizes, strict=True)
-        found = [detect(*output, c.score, c.nms_iou, c.detections) for output in outputs]
-        boxes, labels = [d['boxes'] for d in found], torch.cat([d['labels'] for d in found])
-        masks = self.masks(features, boxes, labels, image).sigmoid().split([len(b) for b in boxes])
-        return [d | dict(masks=mask) for d, mask in zip(found, masks, strict=True)]
+        return [detect(*output, c.score, c.nms_iou, c.detections) for output in outputs]
 
 # %% ../nbs/09_mask_rcnn.ipynb #0b17dcb3
 class MaskRCNN(nn.Module):
@@ -209,6 +207,7 @@ class MaskRCNN(nn.Module):
         targets:list[dict[str, Tensor]]|None=None, # asks for the losses, see `check_targets`
         given:list[Tensor]|None=None, # B times (M, 4) xyxy, pixels: boxes to look at beside the proposals
         generator:torch.Generator|None=None, # of the sampling in the losses
+        choose:Callable[[dict[str, Tensor]], list[int]]|None=None, # the detections of an image that get a mask; all, if None
     ) -> dict[str, Tensor]|list[dict[str, Tensor]]: # five losses; or per image boxes (D, 4), labels, scores (D,), masks (D, H, W)
         "The losses where there are targets, else the detections, best first."
         if targets is not None: check_targets(images, targets)
@@ -221,9 +220,12 @@ class MaskRCNN(nn.Module):
         proposals, losses = self.rpn(features, sizes, image, targets, given, generator)
         if targets is not None: return losses | self.roi_heads.losses(features, proposals, image, targets, generator)
         found = self.roi_heads.detections(features, proposals, image, sizes)
-        for detections, old, new in zip(found, originals, sizes, strict=True):
-            detections['boxes'] = scale_boxes(detections['boxes'], new, old)
-            detections['masks'] = paste_masks(detections['masks'], detections['boxes'], old)
+        for d, old, new in zip(found, originals, sizes, strict=True): d['boxes'] = scale_boxes(d['boxes'], new, old)
+        if choose is not None: found = [{key: o[wanted] for key, o in d.items()} for d in found for wanted in [choose(d)]]
+        boxes = [scale_boxes(d['boxes'], old, new) for d, old, new in zip(found, originals, sizes, strict=True)]
+        masks = self.roi_heads.masks(features, boxes, torch.cat([d['labels'] for d in found]), image).sigmoid()
+        for d, mask, old in zip(found, masks.split([len(b) for b in boxes]), originals, strict=True):
+            d['masks'] = paste_masks(mask, d['boxes'], old)
         return found
 
 # %% ../nbs/09_mask_rcnn.ipynb #bf05ae8a

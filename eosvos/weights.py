@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RATES', 'SHIPPED', 'RENAMED', 'read_header', 'as_config', 'save_weights', 'read_weights', 'check_state', 'load_model',
            'modern_names', 'Report', 'load_coco', 'read_foreign', 'coco_state', 'convert_coco', 'import_authors',
-           'convert_authors']
+           'convert_authors', 'load_rates']
 
 # %% ../nbs/11_weights.ipynb #3ce13be1
 import json
@@ -239,3 +239,11 @@ def convert_authors(
     notes = dict(source=f"the authors' {Path(file).name}", meta_iter=str(checkpoint.get('meta_iter', 'unknown')))
     save_weights(model, PAPER, out, notes, half=False, rates=rates)
     return Report(tuple(weights), rates=tuple(rates))
+
+# %% ../nbs/11_weights.ipynb #f305c55b
+def load_rates(
+    name_or_file:str|Path='small', # as for `load_model`
+) -> dict[str, Tensor]|None: # float32 by name of parameter, broadcastable against it; None where the file holds none
+    "The learned learning rates of a file. ValueError, with its name, where it cannot be read."
+    tensors, _ = read_weights(SHIPPED.get(str(name_or_file), Path(name_or_file)))
+    return {name.removeprefix(RATES): o.float() for name, o in tensors.items() if name.startswith(RATES)} or None

@@ -39,7 +39,7 @@ class Scripted(nn.Module):
         self.weight, self.config = nn.Parameter(torch.ones(())), ImageConfig(H, W)
         self.boxes, self.trained, self.seen = [], [], []
 
-    def forward(self, images, targets=None, given=None, generator=None):
+    def forward(self, images, targets=None, given=None, generator=None, choose=None):
         if targets is not None:
             self.trained.append(([image[0].mean().item() for image in images], [t['masks'].sum().item() for t in targets]))
             return dict(loss=self.weight * sum(image[0].mean() for image in images))
@@ -109,9 +109,9 @@ def test_no_object_yet():
 def test_an_object_given_again_keeps_its_follower(monkeypatch):
     made = Counter()
     class Counted(Follower):
-        def __init__(self, model, image, mask, config, name):
+        def __init__(self, model, image, mask, config, name, rates):
             made[name] += 1
-            super().__init__(model, image, mask, config, name)
+            super().__init__(model, image, mask, config, name, rates)
     monkeypatch.setattr(module, 'Follower', Counted)
     clip, truth = scene(upper, lower)
     corrected = torch.zeros_like(truth[4])
@@ -222,21 +222,22 @@ def test_pick(count, overlap, seed):
     boxes, scores = torch.cat([corner, corner + 10], 1), torch.rand(count, generator=random)
     last = boxes[0] + 1
     def rank(k): return scores[k] * (1 - overlap + overlap * 81 / 119) if k == 0 else scores[k] * (1 - overlap)
-    assert pick(dict(boxes=boxes, scores=scores), last, 0) == scores.argmax(), 'the paper: by score alone'
+    assert pick(dict(boxes=boxes, scores=scores), last, 0) == [scores.argmax()], 'the paper: by score alone'
     far = torch.cat([boxes[:1], boxes[1:] + 100])
-    assert pick(dict(boxes=far, scores=scores), last, overlap) == max(range(count), key=rank)
+    assert pick(dict(boxes=far, scores=scores), last, overlap) == [max(range(count), key=rank)]
 
 
 def test_pick_nothing():
-    assert pick(dict(boxes=torch.zeros(0, 4), scores=torch.zeros(0)), torch.tensor([1.0, 2, 3, 4]), 0.5) is None
+    assert pick(dict(boxes=torch.zeros(0, 4), scores=torch.zeros(0)), torch.tensor([1.0, 2, 3, 4]), 0.5) == []
 
 
 def test_nearness_keeps_to_one_of_two():
     "Two squares in every box: the larger score is elsewhere."
     class Two(Scripted):
-        def forward(self, images, targets=None, given=None, generator=None):
+        def forward(self, images, targets=None, given=None, generator=None, choose=None):
             masks = torch.stack([images[0][0] > 0.5, images[0][1] > 0.5]).float()
-            return [dict(boxes=masks_to_boxes(masks), scores=torch.tensor([0.7, 0.9]), masks=masks)]
+            k = choose(dict(boxes=masks_to_boxes(masks), scores=torch.tensor([0.7, 0.9])))
+            return [dict(boxes=masks_to_boxes(masks)[k], scores=torch.tensor([0.7, 0.9])[k], masks=masks[k])]
     image, other = torch.zeros(3, H, W), torch.zeros(H, W, dtype=torch.int64)
     image[0, 2:8, 2:8], image[1, 12:18, 20:26], other[2:8, 2:8] = 1, 1, 5
     for overlap, k in ((0, 1), (0.7, 0)):
