@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ParentConfig', 'training_sets', 'Pictures', 'start_model', 'rate', 'Processes', 'ParentRun', 'publish', 'write_log',
-           'plot_log', 'train_parent', 'batches']
+           'plot_log', 'train_parent', 'batches', 'follow_scores', 'grid_search']
 
 # %% ../nbs/18_parent.ipynb #0ffcdd2a
 import csv
@@ -12,7 +12,7 @@ import math
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -26,7 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 from .augment import AugmentConfig, augment, uniform
 from .core import find_device, generator, masks_to_boxes, write_then_rename
 from .datasets import Sequence, davis, image_set, youtube_vos
+from .inner_sgd import Rates
 from .mask_rcnn import MaskRCNN
+from .metrics import jaccard
+from .segment import SegmentConfig, segment
 from .small import SMALL, ModelConfig, build, lite0_names
 from .video import object_ids
 from .weights import save_weights
@@ -153,18 +156,24 @@ class Processes:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: setattr(self, 'stop', True))
 
+    def sum(
+        self,
+        tensors:list[Tensor], # changed in place
+    ) -> bool: # whether any process was asked to stop
+        "The sum of each tensor over all processes, in one message."
+        flat = torch.cat([*[t.flatten() for t in tensors], tensors[0].new_tensor([float(self.stop)])])
+        if self.world > 1: dist.all_reduce(flat)
+        for t, total in zip(tensors, flat[:-1].split([t.numel() for t in tensors]), strict=True): t.copy_(total.view_as(t))
+        return bool(flat[-1] > 0)
+
     def average(
         self,
         tensors:list[Tensor], # changed in place
     ) -> bool: # whether any process was asked to stop
         "The mean of each tensor over all processes, in one message."
-        flat = torch.cat([*[t.flatten() for t in tensors], tensors[0].new_tensor([float(self.stop)])])
-        if self.world > 1:
-            dist.all_reduce(flat)
-            flat /= self.world
-        for t, mean in zip(tensors, flat[:-1].split([t.numel() for t in tensors]), strict=True):
-            t.copy_(mean.view_as(t))
-        return bool(flat[-1] > 0)
+        stop = self.sum(tensors)
+        torch._foreach_div_(tensors, self.world)
+        return stop
 
 # %% ../nbs/18_parent.ipynb #448bfdc4
 class ParentRun:
@@ -287,3 +296,35 @@ def batches(
     if config.batch % processes.world: raise ValueError(f'expected a batch that {processes.world} processes can share, got {config.batch}')
     numbers = range(begin * config.batch + processes.rank, config.steps * config.batch, processes.world)
     return iter(DataLoader(Pictures(data, config), config.batch // processes.world, sampler=numbers, num_workers=config.workers, collate_fn=list))
+
+# %% ../nbs/18_parent.ipynb #2e83ca39
+def follow_scores(
+    model:MaskRCNN,
+    sequences:Iterable[Sequence], # with all masks
+    config:SegmentConfig,
+    rates:Rates|None=None, # learned learning rates; the one of the configuration if None
+    stride:int=1, # take every so many frames
+) -> dict[str, float]: # J of each sequence, mean over frames and objects, first and last frame left out
+    "Fine-tune on the first mask of each sequence, follow, and compare. A sequence on which fine-tuning diverges scores 0."
+    result = {}
+    for whole in sequences:
+        s, scores = replace(whole, frames=whole.frames[::stride], masks=whole.masks[::stride]), []
+        try:
+            for i, ids in segment(model, s.clip(), s.given(), config, rates=rates):
+                true = s.mask(i) if 0 < i < len(s.frames) - 1 else None
+                if true is not None: scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in s.ids]
+        except FloatingPointError: scores = [0.0]
+        result[s.name] = float(np.mean(scores))
+    return result
+
+
+def grid_search(
+    model:MaskRCNN,
+    sequences:Iterable[Sequence], # held out of the training of the model
+    config:SegmentConfig, # any number of inner steps
+    grid:Iterable[float]=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2), # learning rates to try
+    stride:int=1, # take every so many frames
+) -> dict[float, float]: # mean J for each rate
+    "The handcrafted baseline (section 4.3): which single fine-tuning rate is best?"
+    rated = lambda lr: replace(config, fine_tune=replace(config.fine_tune, lr=lr))
+    return {lr: float(np.mean(list(follow_scores(model, sequences, rated(lr), stride=stride).values()))) for lr in grid}

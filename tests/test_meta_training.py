@@ -1,0 +1,190 @@
+"Meta-training over two processes: the same sums as one process, and one model at the end."
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from eosvos.core import DEMO
+from eosvos.parent import Processes
+from eosvos.train import PRESETS, MetaConfig, MetaRun, change, outer_sums, read_config, task_stream, train_meta
+from eosvos.weights import load_model, load_rates, save_weights
+
+SCRIPT = '''
+import sys, torch
+from pathlib import Path
+from eosvos.parent import Processes
+from eosvos.train import MetaRun, change, PRESETS, outer_sums, task_stream, train_meta
+torch.set_num_threads(1)
+data, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
+config, processes = change(PRESETS['small'], changes), Processes()
+for name in ('float32', 'float64'):
+    run = MetaRun(config, torch.device('cpu'))
+    tasks = next(task_stream(config, data, processes, 0))
+    if name == 'float64': run, tasks = DOUBLE(run, tasks)
+    sums = outer_sums(run, tasks)
+    processes.sum(sums)
+    if processes.rank == 0: torch.save(sums, out / f'{name}.pt')
+run = train_meta(config, data, out / 'run', processes=processes)
+torch.save(run.learned, out / f'rank{processes.rank}.pt')
+'''
+DOUBLE = '''
+def double(run, tasks):
+    "The same run and tasks in double precision."
+    run.model = run.model.double()
+    for part in (run.weights, run.rates):
+        for name in part: part[name] = part[name].double()
+    run.learned = [*run.weights.values(), *run.rates.values()]
+    for _, task in tasks:
+        for images, _ in [*task.inner, task.test]: images[:] = [x.double() for x in images]
+    return run, tasks
+'''
+exec(DOUBLE)
+
+
+@pytest.fixture(scope='module')
+def lesson(tmp_path_factory):
+    "Frames of the demo clip as an image set, and a small model that looks at tiny pictures."
+    root = tmp_path_factory.mktemp('meta')
+    for ours, theirs in (('images', 'frames'), ('masks', 'masks')):
+        (root / 'images/demo' / ours).mkdir(parents=True)
+        for file in sorted((DEMO / theirs).iterdir())[:3]: (root / 'images/demo' / ours / file.name).write_bytes(file.read_bytes())
+    model, about = load_model('small')
+    save_weights(model, replace(about, image=replace(about.image, min_side=64, max_side=112)), root / 'tiny.safetensors')
+    return root, {'start': str(root / 'tiny.safetensors'), 'tasks.shares': [['demo', 1.0]], 'tasks.size': [64, 112], 'tasks.steps': 2, 'batch': 4,
+                  'steps': 2, 'every': 1, 'held_out': [], 'workers': 1}
+
+
+def test_two_processes_are_one(lesson, tmp_path):
+    root, changes = lesson
+    script = tmp_path / 'script.py'
+    script.write_text(DOUBLE + SCRIPT.replace('DOUBLE(', 'double('))
+    command = [Path(sys.executable).parent / 'torchrun', '--nproc-per-node', '2', '--standalone', script, root, tmp_path, repr(changes)]
+    run = subprocess.run([str(o) for o in command], capture_output=True, text=True, timeout=400, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert run.returncode == 0, run.stderr[-3000:]
+    config = change(PRESETS['small'], changes)
+    for name, limit in (('float32', 1e-5), ('float64', 1e-12)):
+        alone, tasks = MetaRun(config, torch.device('cpu')), next(task_stream(config, root, Processes(), 0))
+        if name == 'float64': alone, tasks = double(alone, tasks)  # noqa: F821 (made by exec)
+        ours, theirs = outer_sums(alone, tasks), torch.load(tmp_path / f'{name}.pt', weights_only=True)
+        assert ours[-1][0] == theirs[-1][0] == 4
+        for a, b in zip(ours[:-1], theirs[:-1], strict=True): assert (a - b).norm() <= limit * a.norm().clamp(min=1e-30)
+    first, second = (torch.load(tmp_path / f'rank{rank}.pt', weights_only=True) for rank in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert (tmp_path / 'run/log.csv').read_text().count('\n') == 3 and (tmp_path / 'run/weights.safetensors').exists()
+
+
+def test_validation_keeps_the_best(lesson, tmp_path, monkeypatch):
+    from eosvos import train
+    root, changes = lesson
+    scores = iter([0.5, 0.7, 0.6])
+    monkeypatch.setattr(train, 'validate', lambda *_: next(scores))
+    monkeypatch.setattr(train, 'training_sets', lambda data, names, held_out=(): dict(davis=[type('S', (), dict(name='car-turn'))()]) if names == ['davis']
+                        else original(data, names, held_out))
+    config = change(PRESETS['small'], changes | {'held_out': ['car-turn'], 'validate': 1, 'steps': 3, 'batch': 1, 'workers': 0})
+    run = train_meta(config, root, tmp_path / 'run')
+    assert run.best == 0.7 and (tmp_path / 'run/validation.csv').read_text().count('\n') == 4
+    best, last = (load_rates(tmp_path / f'run/{name}.safetensors') for name in ('best', 'weights'))
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+
+
+from eosvos.parent import training_sets as original  # noqa: E402
+
+
+def test_bfloat16_is_close(lesson):
+    root, changes = lesson
+    config = change(PRESETS['small'], changes | {'batch': 1, 'workers': 0})
+    task = next(task_stream(config, root, Processes(), 0))
+    exact, rough = (outer_sums(MetaRun(replace(config, bf16=bf16), torch.device('cpu')), task)[:-1] for bf16 in (False, True))
+    exact, rough = (torch.cat([t.flatten() for t in sums[:184]]) for sums in (exact, rough))
+    assert not torch.equal(exact, rough) and torch.cosine_similarity(exact, rough, dim=0) > 0.7
+
+
+def test_interrupts_are_clean(lesson, tmp_path):
+    "SIGTERM: the step is finished, the checkpoint is written, and a resumed run ends where an uninterrupted one does."
+    root, changes = lesson
+    code = '''
+import os, signal, sys, torch
+from pathlib import Path
+from eosvos import train
+torch.set_num_threads(1)
+update = train.MetaRun.update
+def update_and_ask(run, gradients):
+    update(run, gradients)
+    if run.step == 1: os.kill(os.getpid(), signal.SIGTERM)
+train.MetaRun.update = update_and_ask
+processes = train.Processes()
+processes.listen()
+run = train.train_meta(train.change(train.PRESETS['small'], eval(sys.argv[3])), Path(sys.argv[1]), Path(sys.argv[2]), processes=processes)
+print('ended after', run.step)
+'''
+    changes = changes | {'steps': 4, 'every': 10, 'batch': 1}
+    done = subprocess.run([sys.executable, '-c', code, str(root), str(tmp_path / 'run'), repr(changes)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and 'ended after 2' in done.stdout, done.stderr[-2000:]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = change(PRESETS['small'], changes)
+    resumed, straight = train_meta(config, root, tmp_path / 'run'), train_meta(config, root, tmp_path / 'straight')
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.learned, straight.learned, strict=True))
+
+
+def test_a_step_without_a_finite_task_stops(lesson, tmp_path, capsys):
+    root, changes = lesson
+    model, about = load_model(changes['start'])
+    torch.nn.init.constant_(model.roi_heads.box_predictor.cls_score.bias, 6e4)
+    torch.nn.init.constant_(model.roi_heads.box_predictor.bbox_pred.bias, 6e4)
+    save_weights(model, about, tmp_path / 'wild.safetensors', half=False)
+    config = change(PRESETS['small'], changes | {'start': str(tmp_path / 'wild.safetensors'), 'batch': 2, 'workers': 0, 'clip': 1e30, 'rate': 1e30})
+    with pytest.raises(FloatingPointError, match='none of 2 tasks is finite'): train_meta(config, root, tmp_path / 'run')
+    assert capsys.readouterr().out.count('is left out') == 2 and not (tmp_path / 'run/last.pt').exists()
+
+
+def test_another_configuration_is_refused(lesson, tmp_path):
+    root, changes = lesson
+    config = change(PRESETS['small'], changes | {'steps': 1, 'batch': 1, 'workers': 0})
+    train_meta(config, root, tmp_path)
+    with pytest.raises(ValueError, match=r'last\.pt: expected a run of .* got one of '): train_meta(replace(config, seed=2), root, tmp_path)
+    with pytest.raises(ValueError, match='3 processes'): next(task_stream(replace(config, batch=4), root, fake(3), 0))
+
+
+def fake(world):
+    processes = Processes()
+    processes.world = world
+    return processes
+
+
+# ---- configurations
+
+def test_toml(tmp_path):
+    (tmp_path / 'mine.toml').write_text('preset = "small"\nsteps = 7\n[tasks]\npaste = 0\nshares = [["demo", 1]]\n[segment.fine_tune]\niterations = 3\n')
+    config = read_config(str(tmp_path / 'mine.toml'), ['steps=9'])
+    assert (config.steps, config.tasks.paste, config.tasks.shares, config.segment.fine_tune.iterations) == (9, 0.0, (('demo', 1),), 3)
+    assert isinstance(config.tasks.paste, float) and config.tasks.size == PRESETS['small'].tasks.size
+
+
+@pytest.mark.parametrize('setting, message', [
+    ('stepz=1', "got 'stepz'"), ('tasks.stepz=1', "TaskConfig: .* got 'stepz'"), ('steps=1.5', 'expected a value like 400, got 1.5'),
+    ('steps=true', 'got True'), ('decay=1', 'got 1'), ('steps', "expected key=value, got 'steps'"), ('tasks.pair=next', "got 'next'"), ('tasks=1', 'tasks'),
+    ('steps.more=1', 'steps'),
+])
+def test_wrong_settings(setting, message):
+    with pytest.raises(ValueError, match=message): read_config('small', [setting])
+
+
+def test_wrong_files(tmp_path):
+    with pytest.raises(ValueError, match='nope.toml: cannot be read'): read_config(str(tmp_path / 'nope.toml'), [])
+    (tmp_path / 'bad.toml').write_text('steps = = 1')
+    with pytest.raises(ValueError, match='bad.toml: cannot be read as TOML'): read_config(str(tmp_path / 'bad.toml'), [])
+    (tmp_path / 'other.toml').write_text('preset = "huge"')
+    with pytest.raises(ValueError, match="got 'huge'"): read_config(str(tmp_path / 'other.toml'), [])
+
+
+def test_the_papers_numbers():
+    paper = MetaConfig()
+    assert (paper.tasks.steps, paper.batch, paper.lr, paper.lr_rates, paper.level, paper.rate) == (5, 4, 1e-5, 1e-5, 'neuron', 1e-3)
+    assert (paper.clip, paper.outer_clip, paper.decay, paper.average, paper.shares, paper.tasks.paste) == (None, None, False, 0.0, (), 0.0)
+    assert (paper.tasks.view.angle, paper.tasks.view.scale, paper.tasks.common.colour, paper.tasks.common.hue) == (30.0, (0.75, 1.25), 0.2, 0.1)
