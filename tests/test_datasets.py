@@ -329,8 +329,27 @@ keys = st.one_of(names, st.sampled_from(['videos', 'objects', 'frames', 'categor
 values = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), keys), lambda inner: st.one_of(
     st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=3)), max_leaves=8)
 entries = st.one_of(values, st.fixed_dictionaries({'category': values, 'frames': st.lists(st.one_of(st.sampled_from(FRAMES), values), max_size=4)}))
-videos = st.dictionaries(st.one_of(st.just(NAME), names), st.fixed_dictionaries({'objects': st.dictionaries(keys, entries, max_size=3)}), max_size=2)
+ids = st.one_of(st.sampled_from(['2', '7', '10']), keys)
+videos = st.dictionaries(st.one_of(st.just(NAME), names), st.fixed_dictionaries({'objects': st.dictionaries(ids, entries, max_size=3)}), max_size=2)
 metas = st.one_of(values, st.fixed_dictionaries({'videos': st.one_of(values, videos)}))
+
+
+@pytest.mark.parametrize('meta, reason', [
+    ([], 'expected it to be a dict'), ({}, '"videos" to be a dict, got \'None\''), ({'videos': {}}, 'expected sequences in "videos", found none'),
+    ({'videos': {'../x': {}}}, "one part of a path, in UTF-8, got '../x'"), ({'videos': {'/etc': {}}}, "got '/etc'"),
+    ({'videos': {NAME: 3}}, f'{NAME} to be a dict'),
+    ({'videos': {NAME: {}}}, '"objects"'), ({'videos': {NAME: {'objects': {}}}}, f'expected {NAME} to have an object'),
+    ({'videos': {NAME: {'objects': {'1': {'frames': []}}}}}, f'expected {NAME} to have an object'),
+    ({'videos': {NAME: {'objects': {'1': {}}}}}, '"frames" of object 1'),
+    ({'videos': {NAME: {'objects': {'1': {'category': 3, 'frames': []}}}}}, '"category" of object 1'),
+    ({'videos': {NAME: {'objects': {'1': [[FRAMES[0]]]}}}}, 'each of "frames" of object 1'),
+    *[({'videos': {NAME: {'objects': {k: FRAMES}}}}, 'expected ids from 1 to 254')
+      for k in ('0', '255', '1000', '01', '-1', '1.0', ' 1', '٣', 'x', '', '1' * 5000)]])
+def test_a_meta_json_of_another_form(tmp_path, meta, reason):
+    make_youtube(tmp_path)
+    (tmp_path / 'valid/meta.json').write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match=r'meta\.json: expected') as caught: youtube_vos(tmp_path, 'valid')
+    assert reason in str(caught.value)
 
 
 @pytest.fixture(scope='module')
