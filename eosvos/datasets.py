@@ -149,7 +149,7 @@ def davis(
     images, masks = root / 'JPEGImages' / resolution, root / 'Annotations' / resolution
     return _all(_names(found[0]), lambda name: _sequence(name, images / name, masks / name, promised, single=single))
 
-# %% ../nbs/17_datasets.ipynb #2cf2992d
+# %% ../nbs/17_datasets.ipynb #d8961d28
 def _meta(
     file:Path, # the meta.json of a split
 ) -> dict[str, dict[int, tuple[str, list[str]]]]: # sequence -> object id -> category or '', names of its frames
@@ -171,6 +171,7 @@ def _meta(
             for frame in frames: expect(str, frame, f'each of "frames" of object {k} of {name}')
             if frames: objects[int(k)] = category, frames
         if not objects: raise ValueError(f'{file}: expected {name} to have an object that is in some frame, found none')
+    if not sequences: raise ValueError(f'{file}: expected sequences in "videos", found none')
     return sequences
 
 # %% ../nbs/17_datasets.ipynb #16e7d9d0

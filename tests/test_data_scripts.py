@@ -40,6 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         begin = int(asked[6:-1]) if asked and server.ranges and self.headers.get('If-Range') == server.tag else 0
         if begin and begin >= len(content): return self.send_error(416)
         self.send_response(206 if begin else 200)
+        begin = begin and begin + server.shift      # a server that starts elsewhere than it was asked to
         if begin: self.send_header('Content-Range', f'bytes {begin}-{len(content) - 1}/{len(content)}')
         self.send_header('Content-Length', str(len(content) - begin))
         if server.tag: self.send_header('ETag', server.tag)
@@ -62,7 +63,7 @@ def running():
 
 
 def reset(server):
-    server.content, server.tag, server.ranges, server.cut, server.asked = CONTENT, '"one"', True, 0, []
+    server.content, server.tag, server.ranges, server.cut, server.shift, server.asked = CONTENT, '"one"', True, 0, 0, []
     return server
 
 
@@ -114,7 +115,7 @@ def test_any_number_of_interruptions(running, cuts):
 
 
 @pytest.mark.parametrize('change', [dict(tag='"two"'), dict(tag='"two"', content=CONTENT[:5000]), dict(content=CONTENT[:5000]), dict(content=CONTENT[:1000]),
-                                    dict(content=CONTENT + b'more'), dict(ranges=False)])
+                                    dict(content=CONTENT + b'more'), dict(ranges=False), dict(shift=-7)])
 def test_what_has_changed_is_fetched_anew(server, tmp_path, change, capsys):
     interrupted(server, tmp_path / 'x.zip')
     for key, value in change.items(): setattr(server, key, value)

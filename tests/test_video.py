@@ -1,8 +1,10 @@
 "Pictures, masks, clips and data sets: bad input above all."
 import gc
+import io
 import os
 import warnings
 import weakref
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +24,12 @@ from eosvos.video import (
     VOID,
     Clip,
     VideoClip,
+    check_name,
     first_masks,
     natural_key,
     object_ids,
     open_clip,
+    picture_size,
     pictures,
     read_image,
     read_mask,
@@ -121,6 +125,65 @@ def test_missing_files_and_folders_are_named(tmp_path, read):
     with pytest.raises(ValueError, match='cannot be read'): read(tmp_path)
     (tmp_path / 'text.png').write_text('hello')
     with pytest.raises(ValueError, match=r'text\.png: cannot be read'): read(tmp_path / 'text.png')
+
+
+def encoded(mode, form):
+    "The bytes of a small picture with notes of its orientation."
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 3
+    picture = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100) if mode == 'I;16' else rgb().convert(mode)
+    picture.save(buffer, form, **({} if form == 'BMP' else dict(exif=exif)))
+    return buffer.getvalue()
+
+
+MODES = dict(PNG=('RGB', 'L', 'P', '1', 'RGBA', 'LA', 'I;16'), JPEG=('RGB', 'L', 'CMYK'), TIFF=('RGB', 'P', 'I;16', 'CMYK'),
+             BMP=('RGB', 'P', '1'), WEBP=('RGB', 'RGBA'))
+PICTURES = [encoded(mode, form) for form, modes in MODES.items() for mode in modes]
+
+
+@settings(quick, max_examples=400)
+@given(content=st.sampled_from(PICTURES), changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=8), keep=st.integers(0, 8000))
+def test_damaged_pictures_are_read_or_named(content, changes, keep):
+    damaged = bytearray(content)
+    for place, value in changes: damaged[place % len(damaged) if place % 2 else place % 60] = value     # half of them in its head
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        path = Path(folder) / 'x.png'
+        path.write_bytes(damaged[:keep])
+        for read in (read_image, read_mask, picture_size):
+            try: result = read(path)
+            except ValueError as error: assert 'x.png: ' in str(error)
+            else: assert (result if read is picture_size else result.shape[-2:]) == picture_size(path)
+
+
+def test_damaged_notes_do_not_matter(tmp_path):
+    content = encoded('RGB', 'JPEG')
+    assert b'Exif\0\0MM' in content
+    (tmp_path / 'x.jpg').write_bytes(content.replace(b'Exif\0\0MM', b'Exif\0\0KM'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert read_image(tmp_path / 'x.jpg').shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize('side', [2**13 + 1, 15_000, 2**31 - 1])
+@pytest.mark.parametrize('read', [read_image, read_mask, picture_size])
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatch, read, side):
+    content = bytearray(encoded('L', 'PNG'))
+    content[16:24] = 2 * side.to_bytes(4)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    (tmp_path / 'x.png').write_bytes(content)
+    monkeypatch.setattr(Image.Image, 'load', None)
+    with pytest.raises(ValueError, match=rf'x\.png: cannot be read as a picture: .*({side}x{side} pixels are more than|exceeds limit)'):
+        read(tmp_path / 'x.png')
+
+
+def test_the_size_is_known_without_decoding(tmp_path, monkeypatch):
+    rgb().save(tmp_path / 'x.png')
+    cut(tmp_path / 'x.png', 0.1)
+    assert picture_size(tmp_path / 'x.png') == (20, 30)
+    for name in ('nope.png', '.'):
+        with pytest.raises(ValueError, match='no such file|cannot be read'): picture_size(tmp_path / name)
 
 
 # ---- masks
@@ -236,6 +299,50 @@ def test_folders_that_are_no_clip(tmp_path, folder):
     with pytest.raises(ValueError, match=r'got 00001\.jpg and 00001\.png'): open_clip(folder)
 
 
+@pytest.mark.parametrize('name', ['', '.', '..', '../x', '/etc/x', 'a/b', 'a/', 'a\0b', 'a\nb', '\udcff', 'x\ud800'])
+def test_names_that_no_result_can_have(name):
+    with pytest.raises(ValueError, match=r'list\.txt: expected a name that is one part of a path') as caught: check_name(name, 'list.txt')
+    str(caught.value).encode()
+
+
+@quick
+@given(st.text(max_size=20))
+def test_a_good_name_stays_in_its_folder(name):
+    try: check_name(name, 'list.txt')
+    except ValueError: return
+    with TemporaryDirectory() as folder:
+        (Path(folder) / 'out').mkdir()
+        write_mask(Path(folder) / 'out' / f'{name}.png', torch.ones(2, 2).long())
+        assert os.listdir(folder) == ['out']
+        if not name.startswith('.'): assert list(pictures(Path(folder) / 'out')) == [name]
+
+
+def test_what_only_looks_like_a_picture_file(folder):
+    for make in (lambda path: path.symlink_to(folder / 'nowhere'), os.mkfifo, os.mkdir):
+        make(folder / 'x.png')
+        with pytest.raises(ValueError, match=r'frames/x\.png: expected a picture file, got a folder, a device or a link to nothing'): pictures(folder)
+        (folder / 'x.png').rmdir() if (folder / 'x.png').is_dir() else (folder / 'x.png').unlink()
+    (folder / 'x.png').symlink_to(folder / '00000.png')
+    assert list(pictures(folder)) == ['00000', '00001', '00002', 'x']
+
+
+def test_file_names_that_are_no_text(folder):
+    with open(os.fsencode(folder) + b'/\xff.png', 'wb'): pass
+    with pytest.raises(ValueError, match=r"frames: expected a name .* in UTF-8, got '\\udcff'") as caught: pictures(folder)
+    str(caught.value).encode()
+
+
+def test_folders_that_cannot_be_listed(tmp_path):
+    (tmp_path / 'file').touch()
+    for name, reason in [('nope', 'no such folder'), ('file', 'no such folder'), ('x' * 300, 'cannot be listed: File name too long')]:
+        with pytest.raises(ValueError, match=f'{name}: {reason}'): pictures(tmp_path / name)
+
+
+def test_a_clip_of_listed_files(folder):
+    clip = Clip(folder, [folder / '00002.png', folder / '00000.png'])
+    assert clip.names == ['00002', '00000'] and len(clip) == 2 and torch.equal(clip[1], read_image(folder / '00000.png'))
+
+
 def test_frames_of_another_size_are_named(folder):
     rgb((31, 20)).save(folder / '00002.png')
     clip = open_clip(folder)
@@ -336,6 +443,22 @@ def test_broken_videos_are_named(tmp_path, name):
     content[middle:middle + 3000] = bytes(3000)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf'{name}: cannot be read as a video'): len(open_clip(tmp_path / name))
+
+
+@quick
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8), keep=st.floats(0, 2))
+def test_damaged_videos_are_read_or_named(tmp_path_factory, changes, keep):
+    path = tmp_path_factory.getbasetemp() / 'whole.mp4'
+    if not path.exists(): write_video(path, moving(5))
+    damaged = bytearray(path.read_bytes())
+    for place, value in changes: damaged[place % len(damaged)] = value
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        (Path(folder) / 'x.mp4').write_bytes(damaged[:int(keep * len(damaged))])
+        try:
+            clip = open_clip(Path(folder) / 'x.mp4')
+            assert all(clip[i].shape == (3, *clip.size) for i in range(len(clip)))
+        except ValueError as error: assert 'x.mp4: ' in str(error)
 
 
 def test_what_is_no_video_is_named(tmp_path):
