@@ -11,7 +11,7 @@ import csv
 import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -147,14 +147,18 @@ def score_frame(
 # %% ../nbs/14_metrics.ipynb #6df88515
 PROTOCOL = '''\
 J: intersection over union of the two masks; 1 where both are empty.
-F: harmonic mean of precision and recall of the one-pixel boundaries, matched within ceil(0.008 x image diagonal) pixels;
-   1 where neither mask has a boundary, 0 where only one has.
-Objects: each on its own; void (255 beside other ids) counts as background on both sides.
-davis: all annotated frames of a sequence but the first and the last. Mean, recall (share of frames above 0.5) and decay (first
-   minus last quarter) over the frames of an object; then the means over all objects, so that a sequence of two counts twice.
-youtube-vos: of each object, the annotated frames after the first that shows it. J and F are averaged over the frames of an
-   object, then over the objects of seen and of unseen categories; overall is the mean of these four.
-   Assumed, as the server's code is not public: it computes J and F as DAVIS does, and scores the last frame.'''
+F: harmonic mean of precision and recall of the one-pixel boundaries,
+   matched within ceil(0.008 x image diagonal) pixels; 1 where neither
+   mask has a boundary, 0 where only one has.
+Objects: each on its own; void (255 beside other ids) is background.
+davis: all annotated frames but the first and the last. Mean, recall
+   (share above 0.5) and decay (first minus last quarter) of an object,
+   then the means over all objects: a sequence of two counts twice.
+youtube-vos: of each object, the annotated frames after the first that
+   shows it. Mean of an object, then over the objects of seen and of
+   unseen categories; overall is the mean of J and F of both.
+   Assumed, as the server is not public: J and F are those of DAVIS,
+   and the last frame is scored.'''
 
 # %% ../nbs/14_metrics.ipynb #6626b1b3
 @dataclass(frozen=True)
@@ -288,8 +292,7 @@ def write_csv(
 ) -> None:
     "Write `global_results.csv` and `per-sequence_results.csv` (a row an object), as fractions. ValueError if the folder cannot be written."
     folder, summary = Path(folder), summary or result.summary()
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise ValueError(f'{folder} cannot be made: {error.strerror}') from error
+    with suppress(OSError): folder.mkdir(parents=True, exist_ok=True)  # a file that cannot be written is named below
     rows = [(scores.name, scores.j.mean(), scores.f.mean()) for scores in result.objects]
     for name, table in ('global', [summary, summary.values()]), ('per-sequence', [('Sequence', 'J-Mean', 'F-Mean'), *rows]):
         with write_then_rename(folder / f'{name}_results.csv') as temporary, open(temporary, 'w', newline='') as file:
