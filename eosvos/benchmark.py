@@ -76,8 +76,8 @@ def describe(
     rates:bool=True, # whether the learned learning rates of `model` are used, if it has any
 ) -> dict: # of JSON values
     "The setup of a run: everything that its masks depend on."
-    digest = lambda name: sha256(SHIPPED.get(str(name), Path(name)).read_bytes()).hexdigest()
-    setup = dict(dataset=dataset, split=split, variant=variant, model=digest(model), init=digest(init) if init else None,
+    def mark(name): return f'{Path(name).stem}@{sha256(SHIPPED.get(str(name), Path(name)).read_bytes()).hexdigest()[:16]}'
+    setup = dict(dataset=dataset, split=split, variant=variant, model=mark(model), init=mark(init) if init else None,
                  rates=rates, config=asdict(config), sequences=[s.name for s in sequences])
     return json.loads(json.dumps(setup))
 

@@ -162,13 +162,13 @@ def evaluate_command(
 ) -> None:
     "Score masks by J (overlap) and F (contours)."
     result = evaluate(predictions, annotations, protocol=protocol, workers=workers)
-    Console(force_jupyter=False).print(table(result))
     if csv: write_csv(result, csv)
     if plot: plot_over_time(result, plot)
+    Console(force_jupyter=False).print(table(result))
 
 # %% ../nbs/23_cli.ipynb #e64865f2
 _Dataset = Annotated[str, typer.Option(help="'davis-2016', 'davis-2017' or 'youtube-vos'.")]
-_Split = Annotated[str, typer.Option(help="'val', 'test-dev', 'valid', ...")]
+_Split = Annotated[str, typer.Option(help="'val', 'test-dev', 'valid' or another that the data set lists.")]
 _Root = Annotated[Path, typer.Argument(metavar='ROOT', help='Folder of the data set, as its archives unpack.')]
 
 
@@ -191,7 +191,7 @@ def benchmark_command(
     device:_Device='auto',
     seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
 ) -> None:
-    "Follow the objects of a whole data set by a variant of the paper, and score them."
+    "Run a variant of the paper on a whole data set, and score it."
     team, sequences = Team(), find_sequences(root, dataset, split)
     where = team.device(device)
     network, about, learned = load(model, init, rates and lr is None, where)
@@ -221,7 +221,7 @@ def submit_command(
     split:_Split,
     out:Annotated[Path, typer.Option(help='The archive, NAME.zip.')],
 ) -> None:
-    "Pack masks for the server of DAVIS or YouTube-VOS, after a check of every file."
+    "Check masks and pack them for the server of a data set."
     if out.suffix != '.zip': raise ValueError(f'{out}: expected a name that ends in .zip')
     count = submit(predictions, find_sequences(root, dataset, split), out, 'Annotations/' if dataset == 'youtube-vos' else '')
     typer.echo(f'{count} masks in {out}')

@@ -11,7 +11,7 @@ import math
 import tomllib
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -87,8 +87,9 @@ def change(
         if first not in {f.name for f in fields(config)}:
             raise ValueError(f'{type(config).__name__}: expected fields among {", ".join(f.name for f in fields(config))}, got {first!r}')
         old = getattr(config, first)
-        if rest: value = change(old, {rest: value})
-        elif hasattr(old, '__dataclass_fields__'): value = change(old, value)
+        whole = is_dataclass(old)
+        if whole != bool(rest or isinstance(value, dict)): raise ValueError(f'{name}: expected {"a field of it" if whole else "a value"}, got {value!r}')
+        if whole: value = change(old, {rest: value} if rest else value)
         else: value = as_config(object, value)  # lists become tuples
         kinds = (int, float) if isinstance(old, float) else (type(old), type(None)) if old is not None else (float, int, str, type(None))
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(old, bool):

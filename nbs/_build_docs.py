@@ -30,7 +30,7 @@ SECTIONS = {    # sidebar: section -> the numbers of its notebooks
     'Video': range(12, 15),
     'Fine-tuning and following': (15, 16),
     'Meta-learning': range(17, 22),
-    'Benchmarks and the command line': (22, 23),
+    'Benchmarks and the command line': range(22, 25),
 }
 BLOB = '/blob/main/'    # how nbdev begins a link to the source, there being no repository URL
 IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif'}

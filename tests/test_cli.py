@@ -142,7 +142,8 @@ def test_davis_2016_masks(frames, mask, out, tmp_path):
 
 def test_options_reach_the_configuration(frames, mask, out, monkeypatch):
     seen = []
-    def spy(model, clip, given, config, device):
+    def spy(model, clip, given, config, device, rates):
+        assert rates is None, 'the shipped weights have none'
         seen.append((config, given, device))
         return iter([(i, ids) for i in range(len(clip)) for ids in given.values()])
     monkeypatch.setattr(cli, 'segment', spy)
@@ -416,9 +417,13 @@ def test_train_refuses(tmp_path):
 
 
 @pytest.mark.parametrize('command, words', {
-    '': 'demo segment evaluate train weights', 'demo': '--out --device', 'evaluate': 'PREDICTIONS ANNOTATIONS --csv',
+    '': 'demo segment evaluate benchmark submit train weights', 'demo': '--out --device',
+    'evaluate': 'PREDICTIONS ANNOTATIONS --csv --plot --protocol --workers',
+    'benchmark': 'ROOT --dataset --split --out --variant --model --init --rates --no-rates --lr --boxes --overlap --online-frames --online-reset '
+                 '--device --seed',
+    'submit': 'PREDICTIONS ROOT --dataset --split --out',
     'segment': 'FRAMES MASK --out --model --iterations --lr --online --no-online --online-every --online-iterations '
-               '--overlap --mask-frame --device --seed',
+               '--online-frames --online-reset --overlap --mask-frame --device --seed',
     'weights': 'coco import', 'weights coco': 'FILE --out', 'weights import': 'FILE --out', 'train': '--data --out --device',
 }.items())
 def test_help(command, words):
@@ -441,3 +446,31 @@ def test_as_a_program(frames, mask, out):
     done = run(*segment(frames, mask, out))
     assert done.returncode == 0, done.stderr
     assert '3 frames in' in done.stdout and len(names(out / 'masks')) == 3
+
+
+# ---- evaluate: a plot, protocols
+
+def test_a_plot_of_the_scores_over_time(tmp_path):
+    works('evaluate', DEMO / 'masks', DEMO / 'masks', '--plot', tmp_path / 'time.png')
+    with Image.open(tmp_path / 'time.png') as picture: assert picture.size[0] > 300
+    assert names(tmp_path) == ['time.png']
+    assert 'nowhere' in refused('evaluate', DEMO / 'masks', DEMO / 'masks', '--plot', tmp_path / 'nowhere/time.png')
+
+
+def test_the_protocol_decides_which_frames_count(tmp_path):
+    "The last frame is wrong: DAVIS does not look at it, YouTube-VOS does."
+    shutil.copytree(DEMO / 'masks', tmp_path / 'masks')
+    last = sorted((tmp_path / 'masks').iterdir())[-1]
+    write_mask(last, torch.zeros_like(read_mask(last)))
+    for protocol, perfect in ('davis', True), ('youtube-vos', False):
+        assert ('100.0' in works('evaluate', tmp_path / 'masks', DEMO / 'masks', '--protocol', protocol)) == perfect
+    assert 'protocol' in refused('evaluate', DEMO / 'masks', DEMO / 'masks', '--protocol', 'coco')
+
+
+def test_more_processes_give_the_same_table():
+    assert works('evaluate', DEMO / 'masks', DEMO / 'masks', '--workers', 2) == works('evaluate', DEMO / 'masks', DEMO / 'masks')
+
+
+@pytest.mark.parametrize('option', ['--online-frames', '--online-reset'])
+def test_unknown_choices_of_online_adaptation(frames, mask, out, option):
+    assert "got 'best'" in refused(*segment(frames, mask, out, option, 'best')) and not out.exists()

@@ -185,6 +185,13 @@ def test_backwards_starts_again_from_the_given_frame():
     assert not torch.equal(a[7], b[7]) and all(torch.equal(a[i], b[i]) for i in range(5))
 
 
+def test_forwards_only():
+    clip, truth = scene(upper, lower)
+    result = dict(segment(Scripted(), clip, {5: truth[5]}, QUICK, backwards=False))
+    assert sorted(result) == list(range(8))
+    for i in range(8): assert torch.equal(result[i], truth[i] if i >= 5 else torch.zeros_like(truth[i]))
+
+
 @pytest.mark.parametrize('frame', [0, 7])
 def test_a_mask_at_either_end(frame):
     clip, truth = scene(upper)
@@ -273,10 +280,10 @@ def test_never_found():
 
 # ---- online adaptation
 
-def adapting(count=12, every=5, iterations=3, lr=0.1):
+def adapting(count=12, every=5, iterations=3, lr=0.1, **more):
     "A follower that has seen a clip whose frame i has brightness i / 100, and the model that recorded it."
     model = Scripted()
-    config = SegmentConfig(FineTuneConfig(iterations=0, lr=lr), boxes=4, online=True, online_every=every, online_iterations=iterations)
+    config = SegmentConfig(FineTuneConfig(iterations=0, lr=lr), boxes=4, online=True, online_every=every, online_iterations=iterations, **more)
     mask = torch.zeros(H, W, dtype=torch.bool)
     mask[4:8, 4:8] = True
     images = [torch.full((3, H, W), i / 100).masked_fill(mask, 0.9) for i in range(count)]
@@ -299,6 +306,64 @@ def test_each_adaptation_starts_from_the_first_frame():
     expected = 1 - 3 * 0.1 * (means[0] + means[7] + means[8])       # not 1 - ... of both adaptations
     assert follower.tuned['weight'] == 1 and follower.weights['weight'].item() == pytest.approx(expected)
     assert model.seen[-1] == pytest.approx(expected) and model.weight == 1
+
+
+@pytest.mark.parametrize('frames, first, second', [('released', [2, 3], [7, 8]), ('submission', [2, 3, 4, 5], [7, 8, 9, 10]),
+                                                   ('paper', [1, 2, 3, 4, 5], [6, 7, 8, 9, 10])])
+def test_choices_of_past_frames(frames, first, second):
+    _, model, means = adapting(iterations=1, online_frames=frames)
+    assert [images for images, _ in model.trained] == [pytest.approx([means[i] for i in [0, *past]]) for past in (first, second)]
+
+
+@pytest.mark.parametrize('reset', ['first', 'initial', 'none'])
+def test_where_an_adaptation_starts(reset):
+    "The first frame takes one step away from the initial weight 1, and each adaptation one more."
+    model = Scripted()
+    config = SegmentConfig(FineTuneConfig(iterations=1, batch=1, lr=0.1), boxes=4, online=True, online_every=3, online_iterations=1, online_reset=reset)
+    mask = torch.zeros(H, W, dtype=torch.bool)
+    mask[4:8, 4:8] = True
+    image = torch.full((3, H, W), 0.25).masked_fill(mask, 0.75)
+    follower = Follower(model, image, mask, config, 1)
+    tuned = follower.tuned['weight'].item()
+    for _ in range(7): follower.step(image)
+    learned = [1 - seen for seen in model.seen]     # in each frame, what fine-tuning and adaptations took from the weight
+    step = 0.1 * sum(model.trained[-1][0])
+    assert 0 < 1 - tuned and len(model.trained) == 3
+    start = {'first': [tuned, tuned], 'initial': [1, 1], 'none': [tuned, tuned - step]}[reset]
+    assert learned == pytest.approx([1 - tuned] * 3 + [1 - start[0] + step] * 3 + [1 - start[1] + step])
+    assert model.weight == 1 and follower.tuned['weight'].item() == tuned
+
+
+@pytest.mark.parametrize('score, count', [(0.49, 1), (0.5, 3), (1.0, 3)])
+def test_doubtful_masks_are_not_learned(score, count):
+    class Unsure(Scripted):
+        def forward(self, *arguments, **more):
+            found = super().forward(*arguments, **more)
+            return [o | dict(scores=o['scores'] * score) for o in found] if isinstance(found, list) else found
+    clip, truth = scene(upper)
+    model = Unsure()
+    result = run(clip, {0: truth[0]}, replace(QUICK, online=True, online_every=3, online_iterations=1), model)
+    assert [len(images) for images, _ in model.trained] == [count] * 2
+    assert all(torch.equal(result[i], truth[i]) for i in range(8)), 'they are followed all the same'
+
+
+@pytest.mark.parametrize('name', ['online_frames', 'online_reset'])
+def test_unknown_choices_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: expected one of .*, got 'best'"): SegmentConfig(**{name: 'best'})
+
+
+def test_learned_rates_reach_every_inner_step(monkeypatch):
+    seen, rates, tune = [], {'weight': torch.tensor(0.5)}, module.fine_tune
+    def fine_tune(model, weights, batches, config, key, rates=None):
+        seen.append(rates)
+        return tune(model, weights, batches, config, key)
+    monkeypatch.setattr(module, 'fine_tune', fine_tune)
+    clip, truth = scene(upper)
+    config = replace(QUICK, online=True, online_every=3, online_iterations=1)
+    list(segment(Scripted(), clip, {0: truth[0]}, config, rates=rates))
+    assert len(seen) == 3 and all(o is rates for o in seen)
+    list(segment(Scripted(), clip, {0: truth[0]}, config))
+    assert seen[3:] == [None] * 3
 
 
 def test_rewind():
