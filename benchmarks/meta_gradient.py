@@ -1,6 +1,6 @@
 """Time and memory of one task's meta-gradient: the closed form against autograd through all inner steps, on the CPU.
 
-Models: the paper's, with random weights, small pictures and few RoIs, so that an inner step takes about a second, and the shipped small
+Models: the paper's, with random weights, pictures of 96 x 160 and 8 RoIs, so that an inner step takes about a second, and the shipped small
 model as it is. A batch is one picture, and every neuron has a rate. Peers: `unrolled_meta_gradient`, which is torch.func.functional_call
 and autograd, in both orders, and the package `higher`, where it can be imported. Install that outside the environment:
 `pip install --no-deps --target FOLDER higher`, and set PYTHONPATH=FOLDER; version 0.2.1, of 2020, still works with torch 2.14.
@@ -76,7 +76,7 @@ def make_task(
     "Learn the object of the demo clip from its first frame; the thirteenth is for the meta loss."
     torch.manual_seed(0)
     if name == 'small': model, _ = load_model('small')
-    else: model = build(replace(PAPER, image=ImageConfig(min_side=96, max_side=160), roi=replace(PAPER.roi, samples=32)))
+    else: model = build(replace(PAPER, image=ImageConfig(min_side=96, max_side=160), roi=replace(PAPER.roi, samples=8)))
     (image, ids), (later, later_ids) = demo_frame(0), demo_frame(12)
     copies = list(views(image, ids == 1, FineTuneConfig(min(steps, VIEWS), 1, view=AugmentConfig(angle=10)), KEY))
     weights = initial_weights(model)
