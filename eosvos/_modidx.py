@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'eosvos.mask_rcnn.RoIHeads.detections': ('mask_rcnn.html#roiheads.detections', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.RoIHeads.losses': ('mask_rcnn.html#roiheads.losses', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.RoIHeads.masks': ('mask_rcnn.html#roiheads.masks', 'eosvos/mask_rcnn.py'),
+                                  'eosvos.mask_rcnn.RoIHeads.pool': ('mask_rcnn.html#roiheads.pool', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.assemble': ('mask_rcnn.html#assemble', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.check_targets': ('mask_rcnn.html#check_targets', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.choose_rois': ('mask_rcnn.html#choose_rois', 'eosvos/mask_rcnn.py'),

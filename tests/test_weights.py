@@ -107,6 +107,13 @@ def test_a_model_that_was_read_runs(saved):
     assert found[0]['masks'].shape[1:] == (40, 60)
 
 
+def test_a_file_from_before_a_field_loads_with_its_default(saved):
+    about = read_weights(saved)[1]
+    del about['config']['roi']['align']
+    rewrite(saved, about=about)
+    assert load_model(saved)[1] == TINY and TINY.roi.align == 'fast'
+
+
 def test_rates_are_kept_and_do_not_disturb(tmp_path):
     model, file = build(TINY), tmp_path/'model.safetensors'
     rates = {name: torch.rand(len(o), *[1] * (o.dim() - 1)) for name, o in model.named_parameters()}
