@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.detection import roi_heads as peer
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import MultiScaleRoIAlign
 
 from eosvos.box_head import box_loss, detect
@@ -176,7 +175,7 @@ def test_a_box_without_area_is_refused(box):
     with pytest.raises(ValueError, match='expected boxes with x1 < x2 and y1 < y2, got'): check_targets([torch.rand(3, 16, 16)], [target])
 
 
-def test_beta_reaches_both_losses():
+def test_beta_reaches_the_box_loss():
     "0 is L1 in the RPN, 1 is smooth L1 in the heads (torchvision 0.4, the paper); other values give other losses."
     mask = torch.zeros(1, 64, 128, dtype=torch.uint8)
     mask[:, 10:50, 20:80] = 1
