@@ -12,7 +12,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from eosvos.box_head import box_loss, detect
 from eosvos.core import generator
 from eosvos.mask_head import mask_loss, paste_masks, project_masks
-from eosvos.mask_rcnn import ALIGN, ImageConfig, MaskRCNN, RoIConfig, RoIHeads, check_targets, choose_rois
+from eosvos.mask_rcnn import ALIGN, ImageConfig, MaskRCNN, RoIConfig, RoIHeads, check_targets, choose_rois, scale_boxes
 from eosvos.rpn import RPN
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
@@ -139,6 +139,11 @@ def test_each_mask_is_that_of_its_label():
     logits = heads.masks(features, boxes, labels, (64, 128))
     torch.testing.assert_close(logits, torch.stack([every[0, 2], every[1, 1], every[2, 1]]))
     assert not torch.allclose(logits[0], logits[2])
+
+
+def test_boxes_follow_each_side_on_its_own():
+    "An image that becomes twice as high and three times as wide; (10, 20) goes to (30, 40)."
+    assert scale_boxes(torch.tensor([[10., 20, 11, 22]]), (50, 60), (100, 180)).tolist() == [[30, 40, 33, 44]]
 
 
 def test_given_boxes_are_in_pixels_of_the_image():
