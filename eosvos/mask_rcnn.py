@@ -144,6 +144,9 @@ def roi_targets(
     positive = labels > 0
     return encode(true, boxes, BOX_WEIGHTS), project_masks(target['masks'], boxes[positive], owners[positive], size)
 
+# %% ../nbs/09_mask_rcnn.ipynb #ba0ac75e
+ALIGN = dict(fast=roi_align_fast, twice=roi_align)  # the same values and gradients; `twice` is slower, and has second derivatives
+
 # %% ../nbs/09_mask_rcnn.ipynb #d18e4e17
 ALIGN = dict(fast=roi_align_fast, twice=roi_align)  # values and gradients are the same, seconds and second derivatives are not
 

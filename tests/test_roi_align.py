@@ -51,6 +51,16 @@ def test_vectorised_agrees_at_usual_sizes(seed, size, count, samples, scale):
 
 
 @every_version
+@pytest.mark.parametrize('box, value', [
+    ([-2., -2, 0, 0], 3), ([-2.1, -2, -0.1, 0], 0), ([4., 3, 6, 5], 14), ([4.1, 3, 6.1, 5], 0), ([4., 3.1, 6, 5.1], 0),
+], ids=str)
+def test_a_point_one_feature_outside_still_reads_the_border(align, box, value):
+    "One cell with one point in its middle; the map is 4 x 5, with 3 at its first corner and 14 at its last."
+    features = torch.linspace(3, 14, 20).view(1, 1, 4, 5)
+    assert align(features, torch.tensor([[0., *box]]), 1, 1.0, 1).item() == value
+
+
+@every_version
 @pytest.mark.parametrize('samples', [0, 2])
 def test_no_rois(align, samples):
     assert align(torch.zeros(2, 3, 5, 5), torch.zeros(0, 5), 7, 1 / 4, samples).shape == (0, 3, 7, 7)
@@ -154,6 +164,16 @@ def test_levels_grow_with_the_side():
         sides = canonical * torch.tensor([0.01, 0.49, 0.5, 0.99, 1, 1.99, 2, 100])
         boxes = torch.cat([torch.zeros(8, 2), sides[:, None].expand(8, 2)], 1)
         assert assign_levels(boxes, 4, canonical).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_rounding_does_not_lower_a_level():
+    "A box of 224 pixels is one, wherever it lies, though its float32 side may be 223.99999."
+    start = torch.rand(200, 1, generator=generator('start')) * 500
+    for side, level in ((112, 1), (224, 2), (448, 3)):
+        boxes = torch.cat([start, start, start + side, start + side], 1)
+        assert ((boxes[:, 2] - boxes[:, 0]) < side).any()
+        assert (assign_levels(boxes, 4) == level).all()
+        assert torch.equal(assign_levels(boxes, 4), LevelMapper(2, 5)([boxes]))
 
 
 def test_levels_of_nothing():

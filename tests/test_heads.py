@@ -1,0 +1,190 @@
+"Box head, mask head and their joints against torchvision's, on inputs small enough to look for the corners."
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torchvision.models.detection import roi_heads as peer
+from torchvision.ops import MultiScaleRoIAlign
+
+from eosvos.box_head import box_loss, detect
+from eosvos.core import generator
+from eosvos.mask_head import mask_loss, paste_masks, project_masks
+from eosvos.mask_rcnn import ALIGN, ImageConfig, MaskRCNN, RoIConfig, RoIHeads, check_targets, choose_rois, scale_boxes
+from eosvos.rpn import RPN
+
+quick = settings(max_examples=25, deadline=None, derandomize=True)
+seeds = st.integers(0, 10**6)
+
+
+def random_boxes(draws, count, height=80, width=100):
+    "Boxes (count, 4), some of them partly outside or thinner than a pixel."
+    centre = (torch.rand(count, 2, generator=draws) * 1.2 - 0.1) * torch.tensor([width, height])
+    half = 2 ** (torch.rand(count, 2, generator=draws) * 8 - 2)
+    return torch.cat([centre - half, centre + half], 1)
+
+
+def peers(score=0.2, count=7, samples=16):
+    "Torchvision's RoIHeads without networks."
+    return peer.RoIHeads(None, None, None, 0.5, 0.5, samples, 0.25, (10., 10., 5., 5.), score, 0.5, count)
+
+
+# ---- detections
+
+@quick
+@given(seeds, st.integers(0, 30), st.integers(2, 4), st.integers(1, 7), st.sampled_from([0.0, 0.25, 0.5]))
+def test_detections_are_torchvisions(seed, N, K, count, score):
+    "Clipped, above the threshold, large enough, without duplicates of their class, and no more than asked for."
+    draws = generator(seed)
+    proposals = random_boxes(draws, N)
+    logits, deltas = 2 * torch.randn(N, K, generator=draws), torch.randn(N, K, 4, generator=draws)
+    theirs = peers(score, count).postprocess_detections(logits, deltas.flatten(1), [proposals], [(80, 100)])
+    ours = detect(logits, deltas, proposals, (80, 100), score, 0.5, count)
+    for name, (wanted,) in zip(('boxes', 'scores', 'labels'), theirs, strict=True): torch.testing.assert_close(ours[name], wanted)
+
+
+def test_a_score_at_the_threshold_is_dropped():
+    "As in torchvision; two equal logits make a score of exactly one half."
+    boxes = torch.tensor([[5., 5, 20, 20], [40, 40, 60, 70]])
+    logits = torch.tensor([[0., 0], [0, 1e-3]])
+    found = detect(logits, torch.zeros(2, 2, 4), boxes, (80, 100), 0.5, 0.5, 10)
+    assert found['boxes'].tolist() == [boxes[1].tolist()]
+
+
+def test_a_box_that_is_outside_or_too_thin_is_no_detection():
+    boxes = torch.tensor([[-30., 5, -10, 20], [40, 40, 40.005, 70], [5, 5, 20, 20], [40, 40, 40.02, 70]])
+    logits = torch.tensor([0., 5]).expand(4, 2)
+    found = detect(logits, torch.zeros(4, 2, 4), boxes, (80, 100), 0.5, 0.5, 10)
+    assert sorted(found['boxes'][:, 0].tolist()) == [5, 40]
+
+
+@quick
+@given(seeds, st.integers(1, 30), st.integers(2, 4))
+def test_box_loss_is_torchvisions(seed, N, K):
+    draws = generator(seed)
+    logits, deltas = torch.randn(N, K, generator=draws), torch.randn(N, K, 4, generator=draws)
+    labels, wanted = torch.randint(K, (N,), generator=draws), torch.randn(N, 4, generator=draws)
+    ours = box_loss(logits, deltas, labels, wanted, beta=1 / 9)
+    theirs = peer.fastrcnn_loss(logits, deltas.flatten(1), [labels], [wanted])
+    torch.testing.assert_close(tuple(ours.values()), theirs)
+
+
+# ---- masks
+
+@quick
+@given(seeds, st.integers(0, 6), st.integers(2, 9), st.sampled_from([torch.float32, torch.float64]))
+def test_pasting_is_torchvisions(seed, N, M, dtype):
+    draws = generator(seed)
+    boxes = random_boxes(draws, N).to(dtype)
+    boxes = boxes[((boxes[:, :2] < torch.tensor([99, 79])) & (boxes[:, 2:] > 1)).all(1)]  # where nothing is inside, torchvision fails
+    masks = torch.rand(len(boxes), M, M, generator=draws).to(dtype)
+    theirs = peer.paste_masks_in_image(masks[:, None], boxes, (80, 100))[:, 0] if len(boxes) else masks.new_zeros(0, 80, 100)
+    torch.testing.assert_close(paste_masks(masks, boxes, (80, 100)), theirs)
+
+
+@quick
+@given(seeds, st.integers(1, 8), st.integers(1, 9))
+def test_projection_is_torchvisions(seed, N, M):
+    draws = generator(seed)
+    masks = (torch.rand(3, 80, 100, generator=draws) > 0.5).float()
+    boxes, owner = random_boxes(draws, N), torch.randint(3, (N,), generator=draws)
+    torch.testing.assert_close(project_masks(masks, boxes, owner, M), peer.project_masks_on_boxes(masks, boxes, owner, M))
+
+
+@pytest.mark.parametrize('kind', ['lovasz', 'bce'])
+def test_no_mask_costs_nothing_and_has_a_gradient(kind):
+    logits = torch.zeros(0, 4, 4, requires_grad=True)
+    loss = mask_loss(logits, torch.zeros(0, 4, 4), kind)
+    assert loss == 0 and torch.autograd.grad(loss, logits)[0].shape == (0, 4, 4)
+
+
+# ---- the choice of RoIs
+
+@quick
+@given(seeds, st.integers(0, 40), st.integers(0, 3))
+def test_chosen_rois_are_torchvisions(seed, P, G):
+    "Boxes, labels and owners; the same permutations are drawn by both."
+    draws = generator(seed)
+    target = dict(boxes=random_boxes(draws, G), labels=1 + torch.randint(2, (G,), generator=draws))
+    proposals = torch.cat([random_boxes(draws, P), target['boxes'].repeat(3, 1) + torch.randn(3 * G, 4, generator=draws)])
+    def shuffled(n, **_): return torch.rand(n, generator=generator('shuffled', n)).argsort()
+    with mock.patch('torch.randperm', shuffled):
+        boxes, labels, owners = choose_rois(proposals, target, RoIConfig(samples=16))
+        theirs = peers().select_training_samples([proposals], [target | dict(masks=torch.zeros(G, 8, 8))])
+    for ours, (wanted,) in zip((boxes, owners, labels), theirs[:3], strict=True): assert torch.equal(ours, wanted)
+
+
+# ---- the joints
+
+class Shrunk(nn.Module):
+    "The frame itself, at five sizes."
+    def forward(self, x): return [nn.functional.avg_pool2d(x, stride) for stride in (4, 8, 16, 32, 64)]
+
+
+def tiny(classes=2, **changes):
+    torch.manual_seed(0)
+    roi = RoIConfig(box_width=8, mask_size=4, mask_width=8, mask_layers=1, score=0, detections=5, **changes)
+    return MaskRCNN(Shrunk(), RPN(3), RoIHeads(3, classes, roi), ImageConfig(min_side=64, max_side=128))
+
+
+def test_each_mask_is_that_of_its_label():
+    "With three classes: the logits of its own class, and of no other."
+    heads = tiny(classes=3).roi_heads
+    features = Shrunk()(torch.rand(1, 3, 64, 128))
+    boxes, labels = [torch.tensor([[5., 5, 50, 50], [30, 8, 90, 60], [5, 5, 50, 50]])], torch.tensor([2, 1, 1])
+    every = heads.mask_predictor(heads.mask_head(MultiScaleRoIAlign(['0', '1', '2', '3'], 4, 2)(
+        dict(zip('0123', features[:4])), boxes, [(64, 128)])))  # (3, 3, 8, 8)
+    logits = heads.masks(features, boxes, labels, (64, 128))
+    torch.testing.assert_close(logits, torch.stack([every[0, 2], every[1, 1], every[2, 1]]))
+    assert not torch.allclose(logits[0], logits[2])
+
+
+def test_boxes_follow_each_side_on_its_own():
+    "An image that becomes twice as high and three times as wide; (10, 20) goes to (30, 40)."
+    assert scale_boxes(torch.tensor([[10., 20, 11, 22]]), (50, 60), (100, 180)).tolist() == [[30, 40, 33, 44]]
+
+
+def test_given_boxes_are_in_pixels_of_the_image():
+    "The model looks where they are after resizing, in a frame that is twice as large as what it works on."
+    model, box = tiny(), torch.tensor([[40., 20, 120, 100]])
+    seen = []
+    model.rpn.register_forward_hook(lambda rpn, inputs, output: seen.append(output[0][0]))
+    with torch.no_grad(): model([torch.rand(3, 128, 256)], given=[box])
+    assert seen[0][-1].tolist() == (box[0] / 2).tolist()
+
+
+def test_align_changes_nothing_but_what_can_be_differentiated():
+    image, mask = torch.rand(3, 64, 128), torch.zeros(1, 64, 128, dtype=torch.uint8)
+    mask[:, 10:50, 20:80] = 1
+    target = dict(boxes=torch.tensor([[20., 10, 80, 50]]), labels=torch.tensor([1]), masks=mask)
+    models = {align: tiny(align=align) for align in ALIGN}
+    losses = {align: model([image], [target], generator=generator(0)) for align, model in models.items()}
+    for name, value in losses['fast'].items(): torch.testing.assert_close(losses['twice'][name], value)
+    weight = {align: model.roi_heads.box_head.fc6.weight for align, model in models.items()}
+    twice, fast = (torch.autograd.grad(sum(losses[align].values()), weight[align])[0] for align in ('twice', 'fast'))
+    torch.testing.assert_close(twice, fast)
+    for align in ALIGN:
+        with mock.patch.dict('eosvos.mask_rcnn.ALIGN', {align: mock.Mock(side_effect=ZeroDivisionError)}), pytest.raises(ZeroDivisionError):
+            models[align]([image])
+
+
+def test_an_unknown_align_is_refused():
+    with pytest.raises(ValueError, match=r"align: expected one of \['fast', 'twice'\], got 'slow'"): tiny(align='slow')
+
+
+@pytest.mark.parametrize('box', [[5., 5, 5, 9], [5, 9, 9, 9], [9, 5, 5, 9], [5, 9, 9, 5]])
+def test_a_box_without_area_is_refused(box):
+    target = dict(boxes=torch.tensor([box]), labels=torch.tensor([1]), masks=torch.ones(1, 16, 16))
+    with pytest.raises(ValueError, match='expected boxes with x1 < x2 and y1 < y2, got'): check_targets([torch.rand(3, 16, 16)], [target])
+
+
+def test_beta_reaches_the_box_loss():
+    "0 is L1 in the RPN, 1 is smooth L1 in the heads (torchvision 0.4, the paper); other values give other losses."
+    mask = torch.zeros(1, 64, 128, dtype=torch.uint8)
+    mask[:, 10:50, 20:80] = 1
+    target = dict(boxes=torch.tensor([[20., 10, 80, 50]]), labels=torch.tensor([1]), masks=mask)
+    image, given = torch.rand(3, 64, 128), [torch.tensor([[22., 12, 80, 50]])]
+    one, other = (tiny(beta=beta)([image], [target], given, generator(0))['loss_box_reg'] for beta in (1.0, 1 / 9))
+    assert RoIConfig().beta == 1 and RPN(3).config.beta == 0 and 0 < one < other
