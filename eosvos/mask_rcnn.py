@@ -148,8 +148,6 @@ def roi_targets(
 ALIGN = dict(fast=roi_align_fast, twice=roi_align)  # the same values and gradients; `twice` is slower, and has second derivatives
 
 # %% ../nbs/09_mask_rcnn.ipynb #d18e4e17
-ALIGN = dict(fast=roi_align_fast, twice=roi_align)  # values and gradients are the same, seconds and second derivatives are not
-
 class RoIHeads(nn.Module):
     "From proposals to losses, or to detections with masks."
     def __init__(self,

@@ -84,8 +84,9 @@ def read_mask(
     if picture.mode not in ('P', 'L', '1', 'I;16', 'I;16B'):
         raise ValueError(f'{path}: expected a mask with one channel of object ids (mode P, L, 1 or I;16), got mode {picture.mode}')
     if picture.format == 'JPEG': raise ValueError(f'{path}: expected a mask stored without loss, as PNG is; a JPEG changes the ids')
-    ids = torch.from_numpy(np.asarray(picture).astype(np.int64))  # (H, W)
-    return (ids == VOID).long() if (ids[ids > 0] == VOID).all() else ids
+    ids = np.asarray(picture)  # (H, W), in the small type of the file: far faster to look through than int64
+    if not ((ids != 0) & (ids != VOID)).any(): ids = ids == VOID
+    return torch.from_numpy(ids.astype(np.int64))
 
 # %% ../nbs/12_video.ipynb #1aee7a64
 def write_mask(
