@@ -141,6 +141,7 @@ def plot_time(
         if not np.isfinite([row['FPS'], row[key]]).all(): continue
         ax.scatter(row['FPS'], row[key], c=colour, marker=marker)
         ax.annotate(name, (row['FPS'], row[key]), xytext=(4, 3), textcoords='offset points', fontsize=6)
+    ax.margins(x=0.12)  # room for the names
     ax.set(xscale='log', xlabel='frames per second, counted for each object', ylabel=f'{key} on {dataset}')
     return figure
 
