@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from eosvos import meta
-from eosvos.parent import Processes
+from eosvos.runs import Processes
 from eosvos.train import PRESETS, MetaRun, change, outer_sums, task_stream
 
 WARM, STEPS = 2, 10

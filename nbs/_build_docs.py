@@ -29,8 +29,8 @@ SECTIONS = {    # sidebar: section -> the numbers of its notebooks
     'Weights and the small model': range(10, 12),
     'Video': range(12, 15),
     'Fine-tuning and following': (15, 16),
-    'Meta-learning': range(17, 22),
-    'Benchmarks and the command line': range(22, 25),
+    'Training and meta-learning': range(17, 23),
+    'Benchmarks and the command line': range(23, 26),
 }
 BLOB = '/blob/main/'    # how nbdev begins a link to the source, there being no repository URL
 IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif'}

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from eosvos.core import DEMO
-from eosvos.parent import Processes
+from eosvos.runs import Processes
 from eosvos.train import PRESETS, MetaConfig, MetaRun, change, outer_sums, read_config, task_stream, train_meta
 from eosvos.weights import load_model, load_rates, save_weights
 
 SCRIPT = '''
 import sys, torch
 from pathlib import Path
-from eosvos.parent import Processes
+from eosvos.runs import Processes
 from eosvos.train import MetaRun, change, PRESETS, outer_sums, task_stream, train_meta
 torch.set_num_threads(1)
 data, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
@@ -167,7 +167,7 @@ def test_toml(tmp_path):
 
 
 @pytest.mark.parametrize('setting, message', [
-    ('stepz=1', "got 'stepz'"), ('tasks.stepz=1', "TaskConfig: .* got 'stepz'"), ('steps=1.5', 'expected a value like 400, got 1.5'),
+    ('stepz=1', "got 'stepz'"), ('tasks.stepz=1', "TaskConfig: .* got 'stepz'"), ('steps=1.5', 'expected a value like 300, got 1.5'),
     ('steps=true', 'got True'), ('decay=1', 'got 1'), ('steps', "expected key=value, got 'steps'"), ('tasks.pair=next', "got 'next'"), ('tasks=1', 'tasks'),
     ('steps.more=1', 'steps'),
 ])

@@ -16,7 +16,8 @@ from eosvos.weights import SHIPPED, read_weights
 SCRIPT = '''
 import sys, torch
 from pathlib import Path
-from eosvos.parent import ParentConfig, Processes, train_parent
+from eosvos.parent import ParentConfig, train_parent
+from eosvos.runs import Processes
 torch.set_num_threads(1)
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = ParentConfig(shares=(('demo', 1.0),), size=(96, 160), steps=2, warmup=1, batch=2, every=1)
