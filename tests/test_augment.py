@@ -123,6 +123,29 @@ def test_zoom_is_a_zoom():
     assert masks_to_boxes(moved)[0].tolist() == [16, 16, 48, 48]
 
 
+@pytest.mark.parametrize('angle', [-30, 20, 90])
+def test_a_flip_mirrors_first_and_turns_then(angle):
+    "A rigid motion of the mirrored picture: nothing is sheared."
+    size, image = (31, 45), torch.rand(3, 31, 45, generator=generator('flip'), dtype=torch.float64)
+    flipped, turned = affine(angle, 1.2, True, size, size), affine(angle, 1.2, False, size, size)
+    torch.testing.assert_close(warp(image, flipped, size), warp(image.flip(2), turned, size), rtol=0, atol=1e-4)
+
+
+def test_a_shift_goes_right_and_down():
+    size, image = (20, 30), torch.rand(3, 20, 30)
+    moved = warp(image, affine(0, 1, False, size, size, (3, 2)), size)
+    torch.testing.assert_close(moved[:, 2:, 3:], image[:, :-2, :-3], rtol=0, atol=1e-4)
+
+
+def test_a_view_moves_by_its_share_of_each_side():
+    "A fifth of a canvas of 40 x 200 pixels: up to 8 down or up, up to 40 right or left, and now and then nearly so."
+    scene, config = picture((40, 200), (95, 15, 105, 25)), AugmentConfig(flip=0, angle=0, scale=(1, 1), shift=0.2)
+    boxes = torch.cat([masks_to_boxes(augment(*scene, config, generator(i))[1]) for i in range(60)])
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2 - torch.tensor([100, 20])).unbind(1)
+    assert 32 < x.max() <= 41 and -32 > x.min() >= -41
+    assert 6 < y.max() <= 9 and -6 > y.min() >= -9
+
+
 def test_canvas_of_another_shape():
     image, mask = picture((30, 60), (20, 5, 40, 25))
     view, moved = augment(image, mask, STILL, generator(0), size=(60, 120))
@@ -141,6 +164,14 @@ def test_colours_change_only_when_asked():
     image = torch.rand(3, 8, 8)
     assert torch.equal(colour_jitter(image, AugmentConfig(), generator(0)), image)
     assert not torch.equal(colour_jitter(image, STRONG, generator(0)), image)
+
+
+def test_hue_turns_colours_and_leaves_grey_alone():
+    image, grey = torch.rand(3, 8, 8), torch.rand(1, 8, 8).expand(3, 8, 8)
+    turned, same = (colour_jitter(x, AugmentConfig(hue=0.2), generator(0)) for x in (image, grey))
+    assert (turned - image).abs().max() > 0.05
+    torch.testing.assert_close(same, grey, rtol=0, atol=1e-5)
+    assert (colour_jitter(grey, AugmentConfig(colour=0.3), generator(0)) - grey).abs().max() > 0.01
 
 
 def test_uniform_stays_between():
