@@ -240,7 +240,7 @@ def check_equal(
         (first, expected), *others = group.items()
         for method, got in others:
             far = max(abs(a - b) / b for a, b in zip(got, expected))
-            print(f'{" ".join(map(str, key))}: norms of {first} and {method} differ by {far:.1e}')
+            print(f'{key[0]}, {key[2]} steps: norms of {first} and {method} differ by {far:.1e}')
             assert far < FAR, f'{key}: {group}'
 
 
