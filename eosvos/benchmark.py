@@ -92,7 +92,7 @@ def load(
     network, config = load_model(init or model, device)
     learned = load_rates(model) if rates else None
     if learned is None: return network, config, None
-    odd = sorted(learned.keys() ^ dict(network.named_parameters()).keys())
+    odd = sorted(learned.keys() ^ dict(network.named_parameters()).keys() if learned.keys() != {''} else [])  # '': one for all
     if odd: raise ValueError(f'{model}: expected a learning rate for every parameter of the model and no other, {odd[0]} has none or is none')
     return network, config, {name: rate.to(device) for name, rate in learned.items()}
 
