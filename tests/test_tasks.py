@@ -64,7 +64,7 @@ def test_the_number_decides_and_the_cache_changes_nothing(made):
     for i in order:
         a, b = first[i], second[i]
         assert a.name == b.name and torch.equal(a.test[0][0], b.test[0][0]) and torch.equal(a.inner[1][0][0], b.inner[1][0][0])
-    assert first.kept and not second.kept
+    assert first.frames.kept and not second.frames.kept
 
 
 def test_common_and_own_views(made):
