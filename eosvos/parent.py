@@ -57,12 +57,12 @@ class ParentConfig:
 
 # %% ../nbs/19_parent.ipynb #fccb5180
 def training_sets(
-    root:Path, # holds DAVIS, YouTube-VOS and images/<set>
+    root:Path, # holds DAVIS, DAVIS-2017, YouTube-VOS or images/<set>, as far as they are named
     names:Iterable[str], # 'davis': its 2016 edition at 240p; 'davis-2017', 'youtube-vos', or a set of still pictures
     held_out:Iterable[str]=(), # names of sequences to leave out
 ) -> dict[str, list[Sequence]]:
     "The training sequences of each set. ValueError that names what is missing."
-    known = {'davis': lambda: davis(root / 'DAVIS', 'train', '240p'), 'davis-2017': lambda: davis(root / 'DAVIS', 'train', year=2017),
+    known = {'davis': lambda: davis(root / 'DAVIS', 'train', '240p'), 'davis-2017': lambda: davis(root / 'DAVIS-2017', 'train', year=2017),
              'youtube-vos': lambda: youtube_vos(root / 'YouTube-VOS', 'train')}
     sets = {name: known[name]() if name in known else image_set(root / 'images' / name) for name in names}
     return {name: [s for s in found if s.name not in set(held_out)] for name, found in sets.items()}

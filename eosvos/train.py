@@ -230,7 +230,8 @@ def train_meta(
     out.mkdir(parents=True, exist_ok=True)
     processes, run = processes or Processes(), MetaRun(config, device)
     if (out / 'last.pt').exists(): run.load(out / 'last.pt')
-    held_out = [s for s in training_sets(data, ['davis'] if config.held_out else []).get('davis', []) if s.name in config.held_out]
+    names = [name for name, _ in config.tasks.shares] if config.held_out else []
+    held_out = [s for found in training_sets(data, names).values() for s in found if s.name in config.held_out]
     begin, start, rows, checks = run.step, perf_counter(), [], []
     for tasks in task_stream(config, data, processes, begin):
         sums = outer_sums(run, tasks)
@@ -272,7 +273,7 @@ def keep(
 # %% ../nbs/22_train.ipynb #fbf39ef2
 def main(
     config:Annotated[str, typer.Argument(metavar='CONFIG', help="What to train: the name of a preset ('parent', 'stills', 'small', 'paper') or a TOML file.")],
-    data:Annotated[Path, typer.Option(help='Folder that holds DAVIS/, YouTube-VOS/ and images/.', envvar='EOSVOS_DATA')],
+    data:Annotated[Path, typer.Option(help='Folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/: what is trained on.', envvar='EOSVOS_DATA')],
     out:Annotated[Path, typer.Option(help='Folder for checkpoint, weights, logs and plot.')],
     settings:Annotated[list[str], typer.Option('--set', metavar='KEY=VALUE', help="Change a value of the configuration, for instance 'tasks.steps=10'.")]=(),
     resume:Annotated[bool, typer.Option('--resume', help='Go on with the run in that folder, if there is one.')]=False,
