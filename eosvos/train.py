@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD_OUT', 'PRESETS', 'COLUMNS', 'MetaConfig', 'read_config', 'MetaRun', 'task_gradient', 'outer_sums', 'task_stream',
-           'validate', 'train_meta', 'keep', 'main']
+           'validate', 'keep', 'train_meta', 'main']
 
 # %% ../nbs/22_train.ipynb #1153b11a
 import math
@@ -151,7 +151,7 @@ class MetaRun:
         about = dict(stage='meta', start=Path(self.config.start).name, outer_steps=str(self.step), seed=str(self.config.seed), **notes)
         save_weights(self.model, self.about, path, about, rates=rates)
 
-# %% ../nbs/22_train.ipynb #51fdf752
+# %% ../nbs/22_train.ipynb #43489ea9
 def task_gradient(
     run:MetaRun,
     task:Task,
@@ -169,7 +169,7 @@ def task_gradient(
     if config.outer_clip is not None and norm > config.outer_clip: torch._foreach_mul_(values, config.outer_clip / norm.item())
     return found
 
-
+# %% ../nbs/22_train.ipynb #5dabf9cc
 COLUMNS = ('tasks', 'meta_loss', 'first_inner_loss', 'last_inner_loss')  # of the log, after step and seconds
 
 def outer_sums(
@@ -188,7 +188,7 @@ def outer_sums(
         torch._foreach_add_(sums, [*found.weights.values(), *found.rates.values(), numbers])
     return sums
 
-# %% ../nbs/22_train.ipynb #c7c3194e
+# %% ../nbs/22_train.ipynb #4c07835f
 def task_stream(
     config:MetaConfig,
     data:Path, # see `training_sets`
@@ -204,7 +204,7 @@ def task_stream(
     share = config.batch // processes.world
     for _ in range(config.steps - begin): yield [next(numbered) for _ in range(share)]
 
-
+# %% ../nbs/22_train.ipynb #95853a82
 def validate(
     run:MetaRun,
     sequences:list[Sequence], # held out
@@ -218,7 +218,30 @@ def validate(
     processes.sum([total])
     return total.item() / len(sequences)
 
+# %% ../nbs/22_train.ipynb #04589abc
+def keep(
+    run:MetaRun,
+    out:Path, # folder
+    rows:list[list[float]], # of the log, since `begin`
+    checks:list[list[float]], # of the validation, since `begin`: step, seconds, J
+    begin:int, # outer step at which this process began
+) -> None:
+    "Write log, plot, weights and checkpoint, in this order: a resumed run drops what is behind its checkpoint."
+    write_log(out / 'log.csv', ['step', 'seconds', *COLUMNS], rows, begin)
+    if checks: write_log(out / 'validation.csv', ['step', 'seconds', 'J'], checks, begin)
+    run.publish(out / 'weights.safetensors')
+    if checks and checks[-1][0] == run.step and checks[-1][2] > run.best:
+        run.best = checks[-1][2]
+        run.publish(out / 'best.safetensors', validation=f'{run.best:.4f}')
+    run.save(out / 'last.pt')
+    plot_log(out / 'log.csv').savefig(out / 'log.png')
+    plt.close()
+    left = (run.config.steps - run.step) * rows[-1][1] / len(rows) / 60
+    found = f', held-out J {100 * checks[-1][2]:.1f}' if checks else ''
+    loss = np.mean([r[3] for r in rows[-run.config.every:]])
+    print(f'outer step {run.step} of {run.config.steps}, meta loss {loss:.3f}{found}, {left:.0f} minutes left', flush=True)
 
+# %% ../nbs/22_train.ipynb #a1477c2c
 def train_meta(
     config:MetaConfig,
     data:Path, # see `training_sets`
@@ -246,29 +269,6 @@ def train_meta(
         if due and processes.rank == 0: keep(run, out, rows, checks, begin)
         if stop: break
     return run
-
-
-def keep(
-    run:MetaRun,
-    out:Path, # folder
-    rows:list[list[float]], # of the log, since `begin`
-    checks:list[list[float]], # of the validation, since `begin`: step, seconds, J
-    begin:int, # outer step at which this process began
-) -> None:
-    "Write log, plot, weights and checkpoint, in this order: a resumed run drops what is behind its checkpoint."
-    write_log(out / 'log.csv', ['step', 'seconds', *COLUMNS], rows, begin)
-    if checks: write_log(out / 'validation.csv', ['step', 'seconds', 'J'], checks, begin)
-    run.publish(out / 'weights.safetensors')
-    if checks and checks[-1][0] == run.step and checks[-1][2] > run.best:
-        run.best = checks[-1][2]
-        run.publish(out / 'best.safetensors', validation=f'{run.best:.4f}')
-    run.save(out / 'last.pt')
-    plot_log(out / 'log.csv').savefig(out / 'log.png')
-    plt.close()
-    left = (run.config.steps - run.step) * rows[-1][1] / len(rows) / 60
-    found = f', held-out J {100 * checks[-1][2]:.1f}' if checks else ''
-    loss = np.mean([r[3] for r in rows[-run.config.every:]])
-    print(f'outer step {run.step} of {run.config.steps}, meta loss {loss:.3f}{found}, {left:.0f} minutes left', flush=True)
 
 # %% ../nbs/22_train.ipynb #fbf39ef2
 def main(
