@@ -8,8 +8,9 @@ learn2learn 0.2.0, the other candidate, cannot be built for Python 3.11: its C s
 
 Memory is the peak of a process of its own (VmHWM of /proc, so Linux alone), counted anew after set-up and a first forward and backward,
 with MALLOC_MMAP_THRESHOLD_=65536, so that what is freed goes back at once. *Extra* is what exceeds the peak of one ordinary forward and
-backward. Memory is the median of three processes; seconds are the least of the three, for other programs only add to them. The ratio of the times comes from runs side by side in one more process, with malloc
-as it is. All methods must find the same gradients: the norms are compared.
+backward. Memory is the median of three processes; seconds are the least of the three, for other programs only add to them. The ratio
+of the times comes from runs side by side in one more process, with malloc as it is. All methods must find the same gradients: the
+norms are compared.
 
 Run as `.venv/bin/python benchmarks/meta_gradient.py`; lines `ratio NAME VALUE` give ours / peer, and meta_gradient.csv all measurements.
 The 50 unrolled steps of the paper's model take 11 GB.
