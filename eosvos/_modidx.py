@@ -137,6 +137,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'eosvos.mask_rcnn.scale_targets': ('mask_rcnn.html#scale_targets', 'eosvos/mask_rcnn.py')},
             'eosvos.meta': { 'eosvos.meta.MetaGradient': ('meta.html#metagradient', 'eosvos/meta.py'),
                              'eosvos.meta.MetaGradient.loss': ('meta.html#metagradient.loss', 'eosvos/meta.py'),
+                             'eosvos.meta.check_shares': ('meta.html#check_shares', 'eosvos/meta.py'),
                              'eosvos.meta.meta_gradient': ('meta.html#meta_gradient', 'eosvos/meta.py'),
                              'eosvos.meta.rate_gradient': ('meta.html#rate_gradient', 'eosvos/meta.py'),
                              'eosvos.meta.unrolled_meta_gradient': ('meta.html#unrolled_meta_gradient', 'eosvos/meta.py')},

@@ -236,10 +236,11 @@ def follow_scores(
     rates:Rates|None=None, # learned learning rates; the one of the configuration if None
     stride:int=1, # take every so many frames
 ) -> dict[str, float]: # J of each sequence, mean over frames and objects, first and last frame left out
-    "Fine-tune on the first mask of each sequence, follow, and compare. A sequence on which fine-tuning diverges scores 0."
+    "Fine-tune on the first masks, follow, compare. Where fine-tuning diverges the score is 0. ValueError where too few frames are left."
     result = {}
     for whole in sequences:
         s, scores = replace(whole, frames=whole.frames[::stride], masks=whole.masks[::stride]), []
+        if len(s.frames) < 3: raise ValueError(f'{whole.name}: expected at least 3 frames, got {len(s.frames)} with a stride of {stride}')
         try:
             for i, ids in segment(model, s.clip(), s.given(), config, rates=rates):
                 true = s.mask(i) if 0 < i < len(s.frames) - 1 else None

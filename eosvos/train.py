@@ -34,7 +34,7 @@ from .segment import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
 
-# %% ../nbs/22_train.ipynb #e4aff1c4
+# %% ../nbs/22_train.ipynb #2cb310a5
 HELD_OUT = ParentConfig().held_out  # of DAVIS train: to validate and to choose settings on
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class MetaConfig:
     workers: int = 2  # processes that draw tasks, per training process
     seed: int = 1
 
-
+# %% ../nbs/22_train.ipynb #551ad777
 PRESETS = dict(
     parent=ParentConfig(),
     stills=ParentConfig(steps=2000, paste=0.5, shares=(('ecssd', 0.3), ('duts', 0.2), ('coco128', 0.2), ('pennfudan', 0.15), ('horses', 0.15))),

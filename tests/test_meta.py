@@ -302,3 +302,9 @@ def test_on_the_small_model_without_an_object_in_the_test_frame(small):
     silent = [name for name, g in found.weights.items() if not g.any()]
     assert any('mask_head' in name for name in silent) and not any('backbone.body' in name for name in silent)
     assert found.losses['loss_mask'] == 0 and found.rates[''].shape == ()
+
+
+@pytest.mark.parametrize('shares', [{9: 1.0}, {3: 0.5, 9: 0.5}, {}])
+@pytest.mark.parametrize('method', [meta_gradient, unrolled_meta_gradient])
+def test_shares_after_the_last_step_are_refused(method, shares):
+    with pytest.raises(ValueError, match='at most 3 inner steps, got'): method(None, {}, {}, [None] * 3, None, shares=shares)
