@@ -98,6 +98,16 @@ def test_bfloat16_is_close(lesson):
     assert not torch.equal(exact, rough) and torch.cosine_similarity(exact, rough, dim=0) > 0.7
 
 
+def test_channels_last_is_the_same_but_for_rounding(lesson):
+    root, changes = lesson
+    config = change(PRESETS['small'], changes | {'batch': 1, 'workers': 0})
+    task = next(task_stream(config, root, Processes(), 0))
+    plain, last = (outer_sums(MetaRun(replace(config, channels_last=o), torch.device('cpu')), task)[:184] for o in (False, True))
+    assert any(not a.is_contiguous() for a in MetaRun(replace(config, channels_last=True), torch.device('cpu')).learned)
+    plain, last = (torch.cat([t.flatten() for t in sums]) for sums in (plain, last))
+    assert (plain - last).norm() < 1e-3 * plain.norm()
+
+
 def test_interrupts_are_clean(lesson, tmp_path):
     "SIGTERM: the step is finished, the checkpoint is written, and a resumed run ends where an uninterrupted one does."
     root, changes = lesson
