@@ -241,10 +241,11 @@ def follow_scores(
     for whole in sequences:
         s, scores = replace(whole, frames=whole.frames[::stride], masks=whole.masks[::stride]), []
         if len(s.frames) < 3: raise ValueError(f'{whole.name}: expected at least 3 frames, got {len(s.frames)} with a stride of {stride}')
+        known = s.ids  # reads a mask: once, not for every frame
         try:
             for i, ids in segment(model, s.clip(), s.given(), config, rates=rates):
                 true = s.mask(i) if 0 < i < len(s.frames) - 1 else None
-                if true is not None: scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in s.ids]
+                if true is not None: scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in known]
         except FloatingPointError: scores = [0.0]
         result[s.name] = float(np.mean(scores))
     return result
