@@ -98,6 +98,7 @@ def overlays(
 _Model = Annotated[str, typer.Option(help="'small' (shipped) or a file of weights.")]
 _Frames = Annotated[str, typer.Option(help="Past frames that are learned: 'released' (two of the last five), 'submission' (all but one) or 'paper' (all).")]
 _Reset = Annotated[str, typer.Option(help="Where an adaptation starts: at the weights of the 'first' frame, the 'initial' ones, or 'none': goes on.")]
+_Fill = Annotated[float | None, typer.Option(min=0, max=1, help="Share of a search window that the last box fills; 0: whole frames. Not given: the preset's.")]
 _Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...")]
 
 
@@ -118,19 +119,18 @@ def segment_command(
     online_iterations:Annotated[int, typer.Option(min=1, help='Inner steps of each adaptation.')]=10,
     overlap:Annotated[float, typer.Option(min=0, max=1, help="How much nearness to the last box counts beside a detection's score; "
         '0 is the paper, 0.7 keeps to one of several similar objects.')]=0.0,
+    fill:_Fill=None,
     mask_frame:Annotated[int, typer.Option(min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.')]=0,
     device:_Device='auto',
     seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
 ) -> None:
     "Segment the given objects in every frame of a clip."
     clip = open_clip(frames)
-    given = first_masks(mask, clip, mask_frame)
-    where = find_device(device)
-    network, about, rates = load(model, device=where)
+    given, where = first_masks(mask, clip, mask_frame), find_device(device)
+    network, about, rates = load(model, rates=lr is None, device=where)
     config = preset(about)
     fine = replace(config.fine_tune, iterations=iterations, lr=config.fine_tune.lr if lr is None else lr)
-    if lr is not None: rates = None
-    config = replace(config, fine_tune=fine, seed=seed, overlap=overlap,
+    config = replace(config, fine_tune=fine, seed=seed, overlap=overlap, fill=config.fill if fill is None else fill or None,
                      online=online, online_every=online_every, online_iterations=online_iterations, online_frames=online_frames, online_reset=online_reset)
     seconds = write_masks(network, clip, given, out, config, where, rates)
     typer.echo(f'{len(clip)} frames in {seconds:.1f} s, fine-tuning included: {out}/masks, {out}/overlay.mp4')
@@ -186,6 +186,7 @@ def benchmark_command(
     lr:Annotated[float | None, typer.Option(min=0, help="One learning rate, where learned ones are not used; the preset's if not given.")]=None,
     boxes:Annotated[int | None, typer.Option(min=0, help="Jittered copies of the last box; 0: no box propagation; the preset's if not given.")]=None,
     overlap:Annotated[float, typer.Option(min=0, max=1, help='As for segment; 0 is the paper.')]=0.0,
+    fill:_Fill=None,
     online_frames:_Frames='released',
     online_reset:_Reset='first',
     device:_Device='auto',
@@ -196,7 +197,8 @@ def benchmark_command(
     where = team.device(device)
     network, about, learned = load(model, init, rates and lr is None, where)
     config = replace(variant(name, preset(about)), overlap=overlap, online_frames=online_frames, online_reset=online_reset, seed=seed)
-    config = replace(config, boxes=config.boxes if boxes is None else boxes, fine_tune=replace(config.fine_tune, lr=lr or config.fine_tune.lr))
+    config = replace(config, boxes=config.boxes if boxes is None else boxes, fill=config.fill if fill is None else fill or None,
+                     fine_tune=replace(config.fine_tune, lr=lr or config.fine_tune.lr))
     setup = describe(dataset, split, sequences, name, config, model, init, learned is not None)
     run(sequences, out, setup, network, config, where, learned, team, lambda text: typer.echo(text, err=True))
     if team.rank == 0: typer.echo(summary_line(collect(sequences, out, where, team.world), out))

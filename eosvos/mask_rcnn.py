@@ -103,6 +103,7 @@ class RoIConfig:
     samples:int = 512  # proposals per image in the loss
     positives:float = 0.25  # share of objects among them, at most
     canonical:float = 224.0  # side of a box that belongs to the third level, pixels
+    mask_canonical:float|None = None  # the same for the mask head; as the box head, if None
     box_size:int = 7  # cells per side of the pooled box
     box_width:int = 1024  # of the fully connected layers
     mask_size:int = 28  # cells per side of the pooled mask; the logits have twice as many
@@ -161,17 +162,18 @@ class RoIHeads(nn.Module):
         self.box_head, self.box_predictor = BoxHead(channels * c.box_size**2, c.box_width), BoxPredictor(c.box_width, classes)
         self.mask_head, self.mask_predictor = MaskHead(channels, c.mask_width, c.mask_layers), MaskPredictor(c.mask_width, classes)
 
-    def pool(self, features, boxes, image, size):
+    def pool(self, features, boxes, image, size, canonical):
         "Features (N, C, S, S) of all boxes, S = size."
-        return pool_rois(features[:4], boxes, image, size, self.config.canonical, align=ALIGN[self.config.align])
+        return pool_rois(features[:4], boxes, image, size, canonical, align=ALIGN[self.config.align])
 
     def boxes(self, features, boxes, image):
         "Logits (N, K) and deltas (N, K, 4) of all boxes."
-        return self.box_predictor(self.box_head(self.pool(features, boxes, image, self.config.box_size)))
+        return self.box_predictor(self.box_head(self.pool(features, boxes, image, self.config.box_size, self.config.canonical)))
 
     def masks(self, features, boxes, labels, image):
         "Logits (N, M, M) inside all boxes, each for its label (N,)."
-        logits = self.mask_predictor(self.mask_head(self.pool(features, boxes, image, self.config.mask_size)))
+        canonical = self.config.mask_canonical or self.config.canonical
+        logits = self.mask_predictor(self.mask_head(self.pool(features, boxes, image, self.config.mask_size, canonical)))
         return logits[torch.arange(len(labels)), labels]
 
     def losses(self, features, proposals, image, targets, generator=None):

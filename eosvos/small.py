@@ -104,8 +104,8 @@ SMALL = ModelConfig(
     image=ImageConfig(min_side=256, max_side=448, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),  # as the ImageNet weights expect
     rpn=RPNConfig(sizes=((20, 28), (40, 57), (80, 113), (160, 226)), foreground_iou=0.6, samples=64,
                   before_nms=(1000, 300), after_nms=(150, 200), beta=1 / 9),
-    roi=RoIConfig(samples=64, canonical=112, box_width=256, mask_size=14, mask_width=96, mask_layers=3, score=0.05, detections=10, beta=1 / 9,
-                 mask_loss='bce'),
+    roi=RoIConfig(samples=64, positives=0.125, canonical=112, mask_canonical=448, box_width=256, mask_size=20, mask_width=80, score=0.05,
+                  detections=10, beta=1 / 9, mask_loss='bce'),
 )
 
 

@@ -14,7 +14,7 @@ from eosvos.core import DEMO, generator, masks_to_boxes
 from eosvos.inner_sgd import FineTuneConfig
 from eosvos.mask_rcnn import ImageConfig
 from eosvos.metrics import jaccard
-from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT, Follower, SegmentConfig, jitter, merge, pick, segment, shrink
+from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT, Follower, SegmentConfig, jitter, merge, pick, search_window, segment, shrink
 from eosvos.video import read_image, read_mask
 from eosvos.weights import load_model
 
@@ -489,3 +489,27 @@ def test_overfits_a_still_picture(small, demo):
 
 def test_the_presets_differ():
     assert PAPER_SEGMENT.boxes == 500 and PAPER_SEGMENT.fine_tune.batch == 3 and SMALL_SEGMENT.fine_tune.batch == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_search_window_lies_in_the_frame_has_its_shape_and_holds_the_box(data):
+    h, w = data.draw(st.integers(20, 500)), data.draw(st.integers(20, 900))
+    (x1, x2), (y1, y2) = (sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True))) for n in (w, h))
+    fill, zoom = data.draw(st.floats(0.05, 1)), data.draw(st.floats(1, 4))
+    rows, columns = search_window(torch.tensor([x1, y1, x2, y2]).float(), (h, w), fill, zoom)
+    assert 0 <= rows.start <= y1 and y2 <= rows.stop <= h and 0 <= columns.start <= x1 and x2 <= columns.stop <= w
+    assert abs((rows.stop - rows.start) / h - (columns.stop - columns.start) / w) < 1 / h + 1 / w
+    assert rows.stop - rows.start >= int(h / zoom) and (fill < 1 or max((x2 - x1) / w, (y2 - y1) / h) <= (rows.stop - rows.start + 1) / h)
+
+
+def test_follower_looks_at_a_window_until_the_object_is_lost():
+    clip, ids = scene(lambda i: (10, 10) if i != 3 else None)
+    model = Scripted()
+    shapes = []
+    forward = model.forward
+    model.forward = lambda images, *rest, **more: (shapes.append(tuple(images[0].shape[-2:])), forward(images, *rest, **more))[1]
+    found = [mask for _, mask in segment(model, clip, {0: ids[0]}, replace(QUICK, fill=0.5))]
+    assert shapes[0] == shapes[2] and shapes[0][0] < H and shapes[0][1] < W  # frames 1 and 3: around the last box
+    assert shapes[3] == (H, W) and shapes[4] == shapes[0]  # frame 4: lost in frame 3; frame 5: found again
+    assert all((mask == i).all() for mask, i in zip(found, ids))

@@ -9,7 +9,7 @@ from PIL import Image
 from eosvos.augment import AugmentConfig
 from eosvos.core import generator
 from eosvos.datasets import folders
-from eosvos.tasks import Pair, TaskConfig, Tasks, make_task, paste, shown
+from eosvos.tasks import Pair, TaskConfig, Tasks, focus, make_task, paste, shown
 
 STILL = AugmentConfig(flip=0, angle=0, scale=(1, 1))
 PLAIN = TaskConfig(shares=(('made', 1.0),), common=STILL, view=STILL, steps=2, least=4)
@@ -113,3 +113,20 @@ def test_refusals(made):
 def test_void_is_no_object():
     ids = torch.tensor([[1, 255], [0, 0]], dtype=torch.uint8)
     assert shown(ids, None, 1).tolist() == [[True, False], [False, False]] and shown(ids, 2, 1) is None
+
+
+def test_several_test_frames(made):
+    task = Tasks(made, replace(PLAIN, tests=3))[0]
+    assert len(task.test[0]) == len(task.test[1]) == 3 and all(len(images) == 1 for images, _ in task.inner)
+    frames = [{number(image) for image in Tasks(made, replace(PLAIN, tests=3))[i].test[0]} for i in range(10)]
+    assert max(map(len, frames)) == 3, 'drawn independently'
+
+
+def test_focus_keeps_the_object_in_sight(made):
+    pair = Tasks(made, PLAIN).pair(generator(1))
+    for i in range(20):
+        near = focus(pair, 0.5, generator(2, i))
+        assert near.masks[0].sum() == pair.masks[0].sum() and near.masks[0].numel() < pair.masks[0].numel()
+        assert all(image.shape[-2:] == mask.shape for image, mask in zip(near.images, near.masks))
+        assert near.masks[1].sum() >= 0.5 * pair.masks[1].sum(), 'the window of a test frame is off by a fifth of the box at most'
+    assert torch.equal(focus(pair, 0.5, generator(3)).images[1], focus(pair, 0.5, generator(3)).images[1])

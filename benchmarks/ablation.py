@@ -1,0 +1,137 @@
+"""The study of the small model: every training and every measurement behind `nbs/26_study.ipynb`.
+
+    export OMP_NUM_THREADS=1
+    .venv/bin/python benchmarks/ablation.py DATA                 # trains what is missing, then measures what is missing: about ten hours
+    .venv/bin/python benchmarks/ablation.py DATA neuron-1        # only rows whose names begin so, and the trainings they need
+
+Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
+call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
+on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each.
+"""
+import argparse
+import csv
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from eosvos.weights import load_model, save_weights
+
+HERE = Path(__file__).parent
+RESULTS = HERE / 'ablation'
+GRID = '1e-4', '3e-4', '1e-3', '3e-3', '1e-2', '3e-2'
+SHARES = '[["davis", 0.5], ["coco128", 0.15], ["pennfudan", 0.15], ["ecssd", 0.1], ["duts", 0.05], ["horses", 0.05]]'  # as in meta-training
+TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it; all but the first start from the first
+    'parent': ['parent'],
+    'parent-video': ['parent', 'steps=2000', 'lr=3e-4', 'lr_body=7.5e-5', f'shares={SHARES}'],  # as long as meta-training, on the same pictures
+    'neuron-1': ['small'], 'neuron-2': ['small', 'seed=2', 'tasks.seed=2'],
+    'model-1': ['small', 'level=model'], 'model-2': ['small', 'level=model', 'seed=2', 'tasks.seed=2'],
+    'tensor-1': ['small', 'level=tensor'], 'parameter-1': ['small', 'level=parameter'], 'lovasz-1': ['small'],
+}
+
+
+def rows() -> dict[str, tuple[str, list[str]]]:
+    "Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`; `--lr search`: the best of the grid."
+    found = {'zero-shot': ('parent', ['--variant', 'e-osvos-0'])}
+    for t in '10', '50', '100': found[f'handcrafted-{t}'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search']
+    found['handcrafted-video-10'] = 'parent-video', ['--variant', 'e-osvos-10', '--lr', 'search']
+    for name in TRAIN:
+        if not name.startswith('parent-') and name != 'parent': found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
+    for t in 0, 1, 5, 20, 50, 100: found[f'neuron-1-{t}'] = 'neuron-1', ['--variant', f'e-osvos-{t}']
+    found['neuron-2-0'] = 'neuron-2', ['--variant', 'e-osvos-0']
+    for name in 'neuron-1', 'neuron-2':
+        found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
+        found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
+        found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
+    found['neuron-1-50-ona'] = 'neuron-1', ['--variant', 'e-osvos-50-ona']
+    return found
+
+
+def together(*command: str | Path) -> None:
+    "Run a program in two processes."
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '0', '--no-python']
+    subprocess.run([*torchrun, *map(str, command)], check=True)
+
+
+def with_lovasz(file: Path, new: Path) -> Path: # the new file
+    "The same weights, to be trained on with the Lovász loss."
+    model, config = load_model(file)
+    save_weights(model, replace(config, roi=replace(config.roi, mask_loss='lovasz')), new)
+    return new
+
+
+def train(name: str, data: Path, runs: Path) -> None:
+    "A training that is not complete, or nothing."
+    if (runs / name / 'complete').exists(): return
+    start = runs / 'parent/weights.safetensors'
+    if name != 'parent': train('parent', data, runs)
+    if name.startswith('lovasz'): start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
+    preset, *settings = TRAIN[name] + ([] if name == 'parent' else [f'start={start}'])
+    settings = [o for s in settings for o in ('--set', s)]
+    together(sys.executable, '-m', 'eosvos.train', preset, '--data', data, '--out', runs / name, *settings, '--resume')
+    (runs / name / 'complete').touch()
+
+
+SEARCH = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from eosvos.datasets import davis
+from eosvos.parent import HELD_OUT, grid_search
+from eosvos.segment import SMALL_SEGMENT
+from eosvos.weights import load_model
+torch.set_num_threads(1)
+data, file, steps, lr = sys.argv[1:]
+config = replace(SMALL_SEGMENT, fine_tune=replace(SMALL_SEGMENT.fine_tune, iterations=int(steps)))
+held_out = [s for s in davis(Path(data) / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
+print(grid_search(load_model(file)[0], held_out, config, [float(lr)], stride=2)[float(lr)])
+"""
+
+
+def search(weights: str, steps: str, data: Path, runs: Path) -> str: # the best rate
+    "The single rate for a number of inner steps, by grid search on the held-out sequences, two rates at a time."
+    file = RESULTS / 'grid.csv'
+    known = {tuple(row[:2]): row[2:] for row in csv.reader(file.open())} if file.exists() else {('weights', 'T'): list(GRID)}
+    if (weights, steps) not in known:
+        command, scores = [sys.executable, '-c', SEARCH, str(data), str(runs / weights / 'weights.safetensors'), steps], []
+        for pair in zip(GRID[::2], GRID[1::2], strict=True):
+            jobs = [subprocess.Popen([*command, lr], stdout=subprocess.PIPE, text=True) for lr in pair]
+            scores += [f'{100 * float(job.communicate()[0]):.1f}' for job in jobs]
+        known[weights, steps] = scores
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open('w', newline='') as out: csv.writer(out, lineterminator='\n').writerows([*key, *values] for key, values in known.items())
+    return max(zip(known[weights, steps], GRID, strict=True), key=lambda pair: float(pair[0]))[1]
+
+
+def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) -> None:
+    "The two results of a row, where they are missing."
+    sets = dict(davis=[data / 'DAVIS', '--dataset', 'davis-2016', '--split', 'val10'],
+                instances=[runs / 'instances', '--dataset', 'davis-2017', '--split', 'val'])
+    missing = [name for name in sets if not (RESULTS / name / f'{row}.json').exists()]
+    if not missing: return
+    train(weights, data, runs)
+    if 'search' in options: options = [search(weights, options[1].split('-')[2], data, runs) if o == 'search' else o for o in options]
+    for name in missing:
+        print(f'{name} {row}', flush=True)
+        out, model = runs / 'ablation' / name / row, runs / weights / 'weights.safetensors'
+        together(Path(sys.executable).with_name('eosvos'), 'benchmark', *sets[name], '--out', out, '--model', model, *options)
+        (RESULTS / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(out / 'result.json', RESULTS / name / f'{row}.json')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data', type=Path)
+    parser.add_argument('rows', nargs='*', help='beginnings of names of rows; all if none')
+    parser.add_argument('--runs', type=Path, default=Path('runs'), help='folder of trainings')
+    a = parser.parse_args()
+    if not (a.runs / 'instances').exists():
+        subprocess.run([sys.executable, HERE.parent / 'data_scripts/make_instance_test.py', a.data, '--out', a.runs / 'instances'], check=True)
+    for row, (weights, options) in rows().items():
+        if not a.rows or row.startswith(tuple(a.rows)): measure(row, weights, options, a.data, a.runs)
+
+
+if __name__ == '__main__':
+    main()
