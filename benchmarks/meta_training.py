@@ -21,10 +21,9 @@ import torch.distributed as dist
 
 from eosvos.core import write_then_rename
 from eosvos.datasets import davis
-from eosvos.parent import follow_scores
+from eosvos.parent import HELD_OUT, follow_scores
 from eosvos.runs import Processes
 from eosvos.segment import SMALL_SEGMENT
-from eosvos.parent import HELD_OUT
 from eosvos.weights import load_model, load_rates
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)

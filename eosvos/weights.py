@@ -106,7 +106,7 @@ def check_state(
         if want != got: raise ValueError(f'{file}: expected {name} of shape {want}, got {got}')
 
 # %% ../nbs/11_weights.ipynb #10da179b
-SHIPPED = {'small': Path(str(files('eosvos') / 'assets' / 'small.safetensors'))}  # what comes with the package
+SHIPPED = {name: Path(str(files('eosvos') / 'assets' / f'{name}.safetensors')) for name in ('parent', 'small')}  # what comes with the package
 
 def load_model(
     name_or_file:str|Path='small', # one of `SHIPPED`, or a file that `save_weights` wrote

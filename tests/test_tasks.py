@@ -125,7 +125,7 @@ def test_several_test_frames(made):
 def test_focus_keeps_the_object_in_sight(made):
     pair = Tasks(made, PLAIN).pair(generator(1))
     for i in range(20):
-        near = focus(pair, 0.5, generator(2, i))
+        near = focus(pair, 0.9, generator(2, i))
         assert near.masks[0].sum() == pair.masks[0].sum() and near.masks[0].numel() < pair.masks[0].numel()
         assert all(image.shape[-2:] == mask.shape for image, mask in zip(near.images, near.masks))
         assert near.masks[1].sum() >= 0.5 * pair.masks[1].sum(), 'the window of a test frame is off by a fifth of the box at most'

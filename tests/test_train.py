@@ -9,8 +9,9 @@ import torch
 
 from eosvos.core import DEMO
 from eosvos.parent import ParentConfig
+from eosvos.small import SMALL
 from eosvos.train import main
-from eosvos.weights import SHIPPED, read_weights
+from eosvos.weights import SHIPPED, load_model, read_weights
 
 SCRIPT = '''
 import sys, torch
@@ -58,8 +59,9 @@ def test_unknown_preset_is_refused(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_shipped_weights_are_of_their_log():
-    tensors, about = read_weights(SHIPPED['small'])
-    log = SHIPPED['small'].with_name('small_training.csv').read_text().splitlines()
-    assert about['notes'] == dict(stage='parent', steps=str(len(log) - 1), seed=str(ParentConfig().seed))
-    assert SHIPPED['small'].stat().st_size < 20e6 and sum(t.dtype == torch.float16 for t in tensors.values()) == 184
+def test_shipped_parent_is_of_the_recipe():
+    tensors, about = read_weights(SHIPPED['parent'])
+    assert about['notes'] == dict(stage='parent', steps=str(ParentConfig().steps), seed=str(ParentConfig().seed))
+    assert SHIPPED['parent'].stat().st_size < 20e6 and sum(t.dtype == torch.float16 for t in tensors.values()) == 186
+    log = SHIPPED['parent'].with_name('parent_training.csv').read_text().splitlines()
+    assert len(log) == ParentConfig().steps + 1 and load_model('parent')[1] == ParentConfig().model == SMALL
