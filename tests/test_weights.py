@@ -148,7 +148,7 @@ def test_another_kind_of_file_is_refused(tmp_path, header):
 
 def test_a_name_that_is_none_is_answered(tmp_path):
     for name in ('smal', tmp_path/'none.safetensors', tmp_path):
-        with pytest.raises(ValueError, match=rf"{name}: expected a file of weights or one of \['small'\]"): load_model(name)
+        with pytest.raises(ValueError, match=rf"{name}: expected a file of weights or one of \['parent', 'small'\]"): load_model(name)
     with pytest.raises(ValueError, match='none.safetensors: cannot be read: No such file'): read_header(tmp_path/'none.safetensors')
 
 
