@@ -51,7 +51,7 @@ ONLINE_FRAMES = {  # of the window before frame m: m - online_every ... m - 1
     'paper': slice(None),  # "past mask predictions", with no word on which: all since the last adaptation
 }
 PAPER_SEGMENT = SegmentConfig()
-SMALL_SEGMENT = SegmentConfig(fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, fill=0.5)
+SMALL_SEGMENT = SegmentConfig(fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100)
 
 # %% ../nbs/16_segment.ipynb #d06a07a7
 def jitter(
