@@ -1,30 +1,39 @@
-"""The study of the small model: every training and every measurement behind `nbs/26_study.ipynb`.
+"""The study of the small model: a table like the paper's Table 1, with every training and every measurement that it needs.
 
     export OMP_NUM_THREADS=1
-    .venv/bin/python benchmarks/ablation.py DATA                 # trains what is missing, then measures what is missing: about ten hours
+    .venv/bin/python benchmarks/ablation.py DATA                 # trains what is missing, then measures what is missing: hours
     .venv/bin/python benchmarks/ablation.py DATA neuron-1        # only rows whose names begin so, and the trainings they need
 
 Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
-on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each.
+on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. All rows but those
+called `whole` look at a search window, as meta-training does.
 """
 import argparse
 import csv
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
-from eosvos.weights import load_model, save_weights
+import torch
 
-HERE = Path(__file__).parent
-RESULTS = HERE / 'ablation'
+from eosvos.datasets import davis
+from eosvos.parent import HELD_OUT, grid_search
+from eosvos.train import PRESETS, read_config
+from eosvos.weights import load_model, read_weights, save_weights
+
+RESULTS = Path(__file__).with_name('ablation')
 GRID = '1e-4', '3e-4', '1e-3', '3e-3', '1e-2', '3e-2'
-SHARES = '[["davis", 0.5], ["coco128", 0.15], ["pennfudan", 0.15], ["ecssd", 0.1], ["duts", 0.05], ["horses", 0.05]]'  # as in meta-training
+FOLLOW = PRESETS['small'].segment  # how all rows follow, but for what they change
+SHARES = f'shares={[list(share) for share in PRESETS["small"].tasks.shares]}'  # the pictures of meta-training
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it; all but the first start from the first
     'parent': ['parent'],
-    'parent-video': ['parent', 'steps=2000', 'lr=3e-4', 'lr_body=7.5e-5', f'shares={SHARES}'],  # as long as meta-training, on the same pictures
+    'parent-video': ['parent', 'steps=2000', 'lr=3e-4', 'lr_body=7.5e-5', SHARES],
     'neuron-1': ['small'], 'neuron-2': ['small', 'seed=2', 'tasks.seed=2'],
     'model-1': ['small', 'level=model'], 'model-2': ['small', 'level=model', 'seed=2', 'tasks.seed=2'],
     'tensor-1': ['small', 'level=tensor'], 'parameter-1': ['small', 'level=parameter'], 'lovasz-1': ['small'],
@@ -37,7 +46,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for t in '10', '50', '100': found[f'handcrafted-{t}'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search']
     found['handcrafted-video-10'] = 'parent-video', ['--variant', 'e-osvos-10', '--lr', 'search']
     for name in TRAIN:
-        if not name.startswith('parent-') and name != 'parent': found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
+        if not name.startswith('parent'): found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
     for t in 0, 1, 5, 20, 50, 100: found[f'neuron-1-{t}'] = 'neuron-1', ['--variant', f'e-osvos-{t}']
     found['neuron-2-0'] = 'neuron-2', ['--variant', 'e-osvos-0']
     for name in 'neuron-1', 'neuron-2':
@@ -61,48 +70,40 @@ def with_lovasz(file: Path, new: Path) -> Path: # the new file
     return new
 
 
-def train(name: str, data: Path, runs: Path) -> None:
-    "A training that is not complete, or nothing."
-    if (runs / name / 'complete').exists(): return
-    start = runs / 'parent/weights.safetensors'
-    if name != 'parent': train('parent', data, runs)
+def train(name: str, data: Path, runs: Path) -> Path: # the weights
+    "A training that is not complete, or nothing. SystemExit where it was interrupted."
+    preset, *settings = TRAIN[name]
+    if name != 'parent': start = train('parent', data, runs)
     if name.startswith('lovasz'): start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
-    preset, *settings = TRAIN[name] + ([] if name == 'parent' else [f'start={start}'])
-    settings = [o for s in settings for o in ('--set', s)]
-    together(sys.executable, '-m', 'eosvos.train', preset, '--data', data, '--out', runs / name, *settings, '--resume')
-    (runs / name / 'complete').touch()
+    if name != 'parent': settings.append(f'start={start}')
+    file, steps = runs / name / 'weights.safetensors', str(read_config(preset, settings).steps)
+    def made():
+        notes = read_weights(file)[1]['notes'] if file.exists() else {}
+        return notes.get('outer_steps', notes.get('steps')) == steps
+    if not made():
+        changes = [o for setting in settings for o in ('--set', setting)]
+        together(sys.executable, '-m', 'eosvos.train', preset, '--data', data, '--out', runs / name, *changes, '--resume')
+        if not made(): sys.exit(f'{file}: expected {steps} steps, the training was interrupted; call again to go on')
+    return file
 
 
-SEARCH = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-import torch
-from eosvos.datasets import davis
-from eosvos.parent import HELD_OUT, grid_search
-from eosvos.segment import SMALL_SEGMENT
-from eosvos.weights import load_model
-torch.set_num_threads(1)
-data, file, steps, lr = sys.argv[1:]
-config = replace(SMALL_SEGMENT, fine_tune=replace(SMALL_SEGMENT.fine_tune, iterations=int(steps)))
-held_out = [s for s in davis(Path(data) / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
-print(grid_search(load_model(file)[0], held_out, config, [float(lr)], stride=2)[float(lr)])
-"""
+def held_out_j(file: Path, data: Path, steps: int, lr: str) -> float: # in percent
+    "Mean J of the held-out sequences with one rate."
+    torch.set_num_threads(1)
+    config = replace(FOLLOW, fine_tune=replace(FOLLOW.fine_tune, iterations=steps))
+    sequences = [s for s in davis(data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
+    return 100 * grid_search(load_model(file)[0], sequences, config, [float(lr)], stride=2)[float(lr)]
 
 
-def search(weights: str, steps: str, data: Path, runs: Path) -> str: # the best rate
+def search(file: Path, steps: str, data: Path) -> str: # the best rate
     "The single rate for a number of inner steps, by grid search on the held-out sequences, two rates at a time."
-    file = RESULTS / 'grid.csv'
-    known = {tuple(row[:2]): row[2:] for row in csv.reader(file.open())} if file.exists() else {('weights', 'T'): list(GRID)}
-    if (weights, steps) not in known:
-        command, scores = [sys.executable, '-c', SEARCH, str(data), str(runs / weights / 'weights.safetensors'), steps], []
-        for pair in zip(GRID[::2], GRID[1::2], strict=True):
-            jobs = [subprocess.Popen([*command, lr], stdout=subprocess.PIPE, text=True) for lr in pair]
-            scores += [f'{100 * float(job.communicate()[0]):.1f}' for job in jobs]
-        known[weights, steps] = scores
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open('w', newline='') as out: csv.writer(out, lineterminator='\n').writerows([*key, *values] for key, values in known.items())
-    return max(zip(known[weights, steps], GRID, strict=True), key=lambda pair: float(pair[0]))[1]
+    table, key = RESULTS / 'grid.csv', (f'{file.parent.name}@{sha256(file.read_bytes()).hexdigest()[:8]}', steps)
+    known = {tuple(row[:2]): row[2:] for row in csv.reader(table.open())} if table.exists() else {('weights', 'T'): list(GRID)}
+    if key not in known:
+        with ProcessPoolExecutor(2) as pool: known[key] = [f'{j:.1f}' for j in pool.map(partial(held_out_j, file, data, int(steps)), GRID)]
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with table.open('w', newline='') as out: csv.writer(out, lineterminator='\n').writerows([*k, *v] for k, v in known.items())
+    return max(zip(known[key], GRID, strict=True), key=lambda pair: float(pair[0]))[1]
 
 
 def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) -> None:
@@ -111,11 +112,12 @@ def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) 
                 instances=[runs / 'instances', '--dataset', 'davis-2017', '--split', 'val'])
     missing = [name for name in sets if not (RESULTS / name / f'{row}.json').exists()]
     if not missing: return
-    train(weights, data, runs)
-    if 'search' in options: options = [search(weights, options[1].split('-')[2], data, runs) if o == 'search' else o for o in options]
+    model = train(weights, data, runs)
+    if 'search' in options: options = [search(model, options[1].split('-')[2], data) if o == 'search' else o for o in options]
+    if '--fill' not in options: options = [*options, '--fill', str(FOLLOW.fill)]
     for name in missing:
         print(f'{name} {row}', flush=True)
-        out, model = runs / 'ablation' / name / row, runs / weights / 'weights.safetensors'
+        out = runs / 'ablation' / name / row
         together(Path(sys.executable).with_name('eosvos'), 'benchmark', *sets[name], '--out', out, '--model', model, *options)
         (RESULTS / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(out / 'result.json', RESULTS / name / f'{row}.json')
@@ -128,7 +130,7 @@ def main() -> None:
     parser.add_argument('--runs', type=Path, default=Path('runs'), help='folder of trainings')
     a = parser.parse_args()
     if not (a.runs / 'instances').exists():
-        subprocess.run([sys.executable, HERE.parent / 'data_scripts/make_instance_test.py', a.data, '--out', a.runs / 'instances'], check=True)
+        subprocess.run([sys.executable, Path(__file__).parents[1] / 'data_scripts/make_instance_test.py', a.data, '--out', a.runs / 'instances'], check=True)
     for row, (weights, options) in rows().items():
         if not a.rows or row.startswith(tuple(a.rows)): measure(row, weights, options, a.data, a.runs)
 
