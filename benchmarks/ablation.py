@@ -59,7 +59,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
 
 def together(*command: str | Path) -> None:
     "Run a program in two processes."
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '0', '--no-python']
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '--no-python']
     subprocess.run([*torchrun, *map(str, command)], check=True)
 
 
