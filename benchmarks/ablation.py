@@ -2,12 +2,12 @@
 
     export OMP_NUM_THREADS=1
     .venv/bin/python benchmarks/ablation.py DATA                 # trains what is missing, then measures what is missing: hours
-    .venv/bin/python benchmarks/ablation.py DATA neuron-1        # only rows whose names begin so, and the trainings they need
+    .venv/bin/python benchmarks/ablation.py DATA 'neuron-1*'     # only rows with such names, and the trainings they need
 
 Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
-on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. All rows but those
-called `whole` look at a search window, as meta-training does.
+on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. All rows follow as
+`SMALL_SEGMENT` says, but those called `no-boxes` (no box propagation), `whole` (no search window) and `score` (nearness does not count).
 """
 import argparse
 import csv
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -24,12 +25,12 @@ import torch
 
 from eosvos.datasets import davis
 from eosvos.parent import HELD_OUT, grid_search
+from eosvos.segment import SMALL_SEGMENT
 from eosvos.train import PRESETS, read_config
 from eosvos.weights import load_model, read_weights, save_weights
 
 RESULTS = Path(__file__).with_name('ablation')
-GRID = '1e-4', '3e-4', '1e-3', '3e-3', '1e-2', '3e-2'
-FOLLOW = PRESETS['small'].segment  # how all rows follow, but for what they change
+GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2'
 SHARES = f'shares={[list(share) for share in PRESETS["small"].tasks.shares]}'  # the pictures of meta-training
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it; all but the first start from the first
     'parent': ['parent'],
@@ -37,6 +38,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it; a
     'neuron-1': ['small'], 'neuron-2': ['small', 'seed=2', 'tasks.seed=2'],
     'model-1': ['small', 'level=model'], 'model-2': ['small', 'level=model', 'seed=2', 'tasks.seed=2'],
     'tensor-1': ['small', 'level=tensor'], 'parameter-1': ['small', 'level=parameter'], 'lovasz-1': ['small'],
+    'rates-1': ['small', 'lr=0'], 'fast-1': ['small', 'lr=6e-4'],  # the initialisation stands still, or moves ten times as fast
 }
 
 
@@ -52,6 +54,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for name in 'neuron-1', 'neuron-2':
         found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
+        found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--overlap', '0']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
     found['neuron-1-50-ona'] = 'neuron-1', ['--variant', 'e-osvos-50-ona']
     return found
@@ -90,7 +93,7 @@ def train(name: str, data: Path, runs: Path) -> Path: # the weights
 def held_out_j(file: Path, data: Path, steps: int, lr: str) -> float: # in percent
     "Mean J of the held-out sequences with one rate."
     torch.set_num_threads(1)
-    config = replace(FOLLOW, fine_tune=replace(FOLLOW.fine_tune, iterations=steps))
+    config = replace(SMALL_SEGMENT, fine_tune=replace(SMALL_SEGMENT.fine_tune, iterations=steps))
     sequences = [s for s in davis(data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
     return 100 * grid_search(load_model(file)[0], sequences, config, [float(lr)], stride=2)[float(lr)]
 
@@ -114,7 +117,6 @@ def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) 
     if not missing: return
     model = train(weights, data, runs)
     if 'search' in options: options = [search(model, options[1].split('-')[2], data) if o == 'search' else o for o in options]
-    if '--fill' not in options: options = [*options, '--fill', str(FOLLOW.fill)]
     for name in missing:
         print(f'{name} {row}', flush=True)
         out = runs / 'ablation' / name / row
@@ -126,13 +128,13 @@ def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path)
-    parser.add_argument('rows', nargs='*', help='beginnings of names of rows; all if none')
+    parser.add_argument('rows', nargs='*', default=['*'], help='patterns of names of rows; all if none')
     parser.add_argument('--runs', type=Path, default=Path('runs'), help='folder of trainings')
     a = parser.parse_args()
     if not (a.runs / 'instances').exists():
         subprocess.run([sys.executable, Path(__file__).parents[1] / 'data_scripts/make_instance_test.py', a.data, '--out', a.runs / 'instances'], check=True)
     for row, (weights, options) in rows().items():
-        if not a.rows or row.startswith(tuple(a.rows)): measure(row, weights, options, a.data, a.runs)
+        if any(fnmatch(row, pattern) for pattern in a.rows): measure(row, weights, options, a.data, a.runs)
 
 
 if __name__ == '__main__':

@@ -50,6 +50,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'eosvos.cli.demo_command': ('cli.html#demo_command', 'eosvos/cli.py'),
                             'eosvos.cli.draw_strip': ('cli.html#draw_strip', 'eosvos/cli.py'),
                             'eosvos.cli.evaluate_command': ('cli.html#evaluate_command', 'eosvos/cli.py'),
+                            'eosvos.cli.given_only': ('cli.html#given_only', 'eosvos/cli.py'),
                             'eosvos.cli.import_command': ('cli.html#import_command', 'eosvos/cli.py'),
                             'eosvos.cli.new_folder': ('cli.html#new_folder', 'eosvos/cli.py'),
                             'eosvos.cli.overlays': ('cli.html#overlays', 'eosvos/cli.py'),

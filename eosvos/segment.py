@@ -36,7 +36,7 @@ class SegmentConfig:
     online_reset: str = 'first'  # where they start: at the 'first' frame's weights (the paper), the 'initial' ones, or 'none': go on
     confident: float = 0.5  # least score of a prediction that is learned, or that a window trusts; below, the paper's model detects nothing
     overlap: float = 0.0  # share of a detection's rank that its IoU with the last box decides; 0: the score alone (the paper)
-    fill: float | None = None  # share of a search window's side that the last box fills; None: look at the whole frame (the paper)
+    fill: float = 0.0  # share of a search window's side that the last box fills; 0: look at the whole frame (the paper)
     threshold: float = 0.5  # least probability of a pixel of an object
     seed: int = 1
 
@@ -51,7 +51,7 @@ ONLINE_FRAMES = {  # of the window before frame m: m - online_every ... m - 1
     'paper': slice(None),  # "past mask predictions", with no word on which: all since the last adaptation
 }
 PAPER_SEGMENT = SegmentConfig()
-SMALL_SEGMENT = SegmentConfig(fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100)
+SMALL_SEGMENT = SegmentConfig(fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, overlap=0.7, fill=0.5)  # shared by all stages of the small model
 
 # %% ../nbs/16_segment.ipynb #d06a07a7
 def jitter(
@@ -129,7 +129,7 @@ class Follower:
 
     def window(self, mask:Tensor) -> tuple[slice, slice]: # of the object, (H, W) bool
         "Rows and columns that are looked at when the object was there."
-        if self.config.fill is None or not mask.any(): return slice(None), slice(None)
+        if not (self.config.fill and mask.any()): return slice(None), slice(None)
         return search_window(masks_to_boxes(mask[None])[0], tuple(mask.shape), self.config.fill)
 
     def pair(self, image:Tensor, mask:Tensor) -> tuple[Tensor, Tensor]: # (3, H, W), (H, W) bool -> (3, h, w), (h, w) bool

@@ -40,7 +40,7 @@ class TaskConfig:
     batch: int = 1  # views of the training frame in each
     fresh: bool = False  # new views in each inner step
     tests: int = 1  # test frames
-    fill: float | None = None  # frames are cut to a search window that the object fills to about this share; None: whole frames
+    fill: float = 0.0  # frames are cut to a search window that the object fills to about this share; 0: whole frames
     common: AugmentConfig = AugmentConfig(angle=0, scale=(1, 1), colour=0.2, hue=0.1)  # drawn once for both frames
     view: AugmentConfig = AugmentConfig(flip=0)  # drawn for each view
     paste: float = 0.0  # chance that an object of another task is pasted into both frames
@@ -132,7 +132,7 @@ class Tasks(Dataset):
     def __getitem__(self, index:int) -> Task:
         "Task number `index`."
         random = generator(self.config.seed, 'task', index)
-        def draw(): return self.pair(random) if self.config.fill is None else focus(self.pair(random), self.config.fill, random)
+        def draw(): return focus(self.pair(random), self.config.fill, random) if self.config.fill else self.pair(random)
         pair = draw()
         if uniform(random, 0, 1) < self.config.paste: pair = paste(pair, draw(), self.config, random)
         return make_task(pair, self.config, index)

@@ -11,7 +11,7 @@ import math
 import tomllib
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -69,10 +69,10 @@ PRESETS = dict(
     parent=ParentConfig(),
     paper=MetaConfig(),
     small=MetaConfig(
-        start='parent', held_out=HELD_OUT, stride=4, segment=replace(SMALL_SEGMENT, fill=0.5),
-        tasks=TaskConfig(shares=(('davis', 0.5), ('coco128', 0.15), ('pennfudan', 0.15), ('ecssd', 0.1), ('duts', 0.05), ('horses', 0.05)),
-                         fresh=True, tests=2, paste=0.5, joined=0.3, fill=0.5, size=(256, 448), view=AugmentConfig(flip=0.5)),
-        rate=3e-3, lr=3e-4, lr_rates=0.15, log_rates=True, greatest=0.05, decay=True, clip=10.0, outer_clip=10.0, average=0.98, steps=400, every=20,
+        start='parent', held_out=HELD_OUT, stride=4, segment=SMALL_SEGMENT,
+        tasks=TaskConfig(shares=(('davis', 0.4), ('coco128', 0.2), ('pennfudan', 0.2), ('ecssd', 0.1), ('duts', 0.05), ('horses', 0.05)),
+                         fresh=True, tests=2, paste=0.9, joined=0.2, fill=0.5, size=(256, 448), view=AugmentConfig(flip=0.5)),
+        rate=3e-3, lr=6e-5, lr_rates=0.2, log_rates=True, greatest=0.15, decay=True, clip=10.0, outer_clip=10.0, average=0.98, steps=400, every=20,
         validate=100, channels_last=True, workers=1),
 )
 

@@ -30,7 +30,7 @@ SECTIONS = {    # sidebar: section -> the numbers of its notebooks
     'Video': range(12, 15),
     'Fine-tuning and following': (15, 16),
     'Training and meta-learning': range(17, 23),
-    'Benchmarks and the command line': range(23, 26),
+    'Benchmarks, command line, study': range(23, 27),
 }
 BLOB = '/blob/main/'    # how nbdev begins a link to the source, there being no repository URL
 IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif'}

@@ -54,7 +54,7 @@ def lesson(tmp_path_factory):
     for ours, theirs in (('images', 'frames'), ('masks', 'masks')):
         (root / 'images/demo' / ours).mkdir(parents=True)
         for file in sorted((DEMO / theirs).iterdir())[:3]: (root / 'images/demo' / ours / file.name).write_bytes(file.read_bytes())
-    model, about = load_model('small')
+    model, about = load_model('parent')
     save_weights(model, replace(about, image=replace(about.image, min_side=64, max_side=112)), root / 'tiny.safetensors')
     return root, {'start': str(root / 'tiny.safetensors'), 'tasks.shares': [['demo', 1.0]], 'tasks.size': [64, 112], 'tasks.steps': 2, 'batch': 4,
                   'steps': 2, 'every': 1, 'held_out': [], 'workers': 1}
@@ -93,7 +93,7 @@ def test_validation_keeps_the_best(lesson, tmp_path, monkeypatch):
 
 def test_bfloat16_is_close(lesson):
     root, changes = lesson
-    config = change(PRESETS['small'], changes | {'batch': 1, 'workers': 0})
+    config = change(PRESETS['small'], changes | {'batch': 8, 'workers': 0})
     task = next(task_stream(config, root, Processes(), 0))
     exact, rough = (outer_sums(MetaRun(replace(config, bf16=bf16), torch.device('cpu')), task)[:-1] for bf16 in (False, True))
     exact, rough = (torch.cat([t.flatten() for t in sums[:WEIGHTS]]) for sums in (exact, rough))
