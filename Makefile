@@ -14,8 +14,9 @@ help:
 	@echo "make docs   export the library from the notebooks; build docs/ and README.md"
 	@echo "The first of them makes .venv, which takes some minutes."
 
+# One thread: other rounding leads to other masks where the cat hides the cup
 demo: $(READY)
-	$(BIN)/eosvos demo
+	OMP_NUM_THREADS=1 $(BIN)/eosvos demo
 
 # Two processes side by side, one thread each
 test: export OMP_NUM_THREADS ?= 1
