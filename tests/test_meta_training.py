@@ -93,7 +93,7 @@ def test_validation_keeps_the_best(lesson, tmp_path, monkeypatch):
 
 def test_bfloat16_is_close(lesson):
     root, changes = lesson
-    config = change(PRESETS['small'], changes | {'batch': 8, 'workers': 0})
+    config = change(PRESETS['small'], changes | {'batch': 8, 'workers': 0})  # in a single task other proposals may be sampled
     task = next(task_stream(config, root, Processes(), 0))
     exact, rough = (outer_sums(MetaRun(replace(config, bf16=bf16), torch.device('cpu')), task)[:-1] for bf16 in (False, True))
     exact, rough = (torch.cat([t.flatten() for t in sums[:WEIGHTS]]) for sums in (exact, rough))
