@@ -8,7 +8,7 @@ Two processes of one thread share each training and each measurement. What is in
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
 on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. Rows called `bold`
 have the rate instead that the learned ones start from. All rows follow as `SMALL_SEGMENT` says, but those called `no-boxes` (no box
-propagation), `whole` (no search window), `score` (nearness does not count) and `once` (no second look).
+propagation), `whole` (no search window) and `score` (nearness does not count).
 """
 import argparse
 import csv
@@ -58,7 +58,6 @@ def rows() -> dict[str, tuple[str, list[str]]]:
         found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
         found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--overlap', '0']
-        found[f'{name}-10-once'] = name, ['--variant', 'e-osvos-10', '--no-mirror']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
     found['neuron-1-50-ona'] = 'neuron-1', ['--variant', 'e-osvos-50-ona']
     return found

@@ -229,8 +229,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'eosvos.segment.Follower.__init__': ('segment.html#follower.__init__', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.adapt': ('segment.html#follower.adapt', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.correct': ('segment.html#follower.correct', 'eosvos/segment.py'),
-                                'eosvos.segment.Follower.look': ('segment.html#follower.look', 'eosvos/segment.py'),
-                                'eosvos.segment.Follower.look_again': ('segment.html#follower.look_again', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.pair': ('segment.html#follower.pair', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.rewind': ('segment.html#follower.rewind', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.step': ('segment.html#follower.step', 'eosvos/segment.py'),

@@ -93,7 +93,6 @@ _Frames = Annotated[str, typer.Option(help="Past frames that are learned: 'relea
 _Reset = Annotated[str, typer.Option(help="Where an adaptation starts: at the weights of the 'first' frame, the 'initial' ones, or 'none': goes on.")]
 _Overlap = Annotated[float | None, typer.Option(min=0, max=1, help="How much nearness to the last box counts beside the score. Not given: the preset's.")]
 _Fill = Annotated[float | None, typer.Option(min=0, max=1, help="Share of a search window that the last box fills; 0: whole frames. Not given: the preset's.")]
-_Mirror = Annotated[bool | None, typer.Option(help="Look at each picture a second time, mirrored: better masks, half as fast. Not given: the preset's.")]
 _Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...")]
 
 
@@ -118,7 +117,6 @@ def segment_command(
     online_iterations:Annotated[int | None, typer.Option(min=1, help="Inner steps of each adaptation. Not given: the preset's.")]=None,
     overlap:_Overlap=None,
     fill:_Fill=None,
-    mirror:_Mirror=None,
     mask_frame:Annotated[int, typer.Option(min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.')]=0,
     device:_Device='auto',
     seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
@@ -129,7 +127,7 @@ def segment_command(
     network, about, rates = load(model, rates=lr is None, device=where)
     fine = replace(preset(about).fine_tune, iterations=iterations, **given_only(lr=lr))
     config = replace(preset(about), fine_tune=fine, seed=seed, online=online, online_every=online_every, online_frames=online_frames,
-                     online_reset=online_reset, **given_only(online_iterations=online_iterations, overlap=overlap, fill=fill, mirror=mirror))
+                     online_reset=online_reset, **given_only(online_iterations=online_iterations, overlap=overlap, fill=fill))
     seconds = write_masks(network, clip, given, out, config, where, rates)
     typer.echo(f'{len(clip)} frames in {seconds:.1f} s, fine-tuning included: {out}/masks, {out}/overlay.mp4')
 
@@ -185,7 +183,6 @@ def benchmark_command(
     boxes:Annotated[int | None, typer.Option(min=0, help="Jittered copies of the last box; 0: no box propagation; the preset's if not given.")]=None,
     overlap:_Overlap=None,
     fill:_Fill=None,
-    mirror:_Mirror=None,
     online_frames:_Frames='released',
     online_reset:_Reset='first',
     device:_Device='auto',
@@ -196,7 +193,7 @@ def benchmark_command(
     where = team.device(device)
     network, about, learned = load(model, init, rates and lr is None, where)
     config = replace(variant(name, preset(about)), online_frames=online_frames, online_reset=online_reset, seed=seed)
-    config = replace(config, fine_tune=replace(config.fine_tune, **given_only(lr=lr)), **given_only(boxes=boxes, overlap=overlap, fill=fill, mirror=mirror))
+    config = replace(config, fine_tune=replace(config.fine_tune, **given_only(lr=lr)), **given_only(boxes=boxes, overlap=overlap, fill=fill))
     setup = describe(dataset, split, sequences, name, config, model, init, learned is not None)
     run(sequences, out, setup, network, config, where, learned, team, lambda text: typer.echo(text, err=True))
     if team.rank == 0: typer.echo(summary_line(collect(sequences, out, where, team.world), out))

@@ -37,7 +37,6 @@ class SegmentConfig:
     confident: float = 0.5  # least score of a prediction that is learned, or that a window trusts; below, the paper's model detects nothing
     overlap: float = 0.0  # share of a detection's rank that its IoU with the last box decides; 0: the score alone (the paper)
     fill: float = 0.0  # share of a search window's side that the last box fills; 0: look at the whole frame (the paper)
-    mirror: bool = False  # look a second time, at the mirrored picture, and take the mean of both masks; the paper looks once
     threshold: float = 0.5  # least probability of a pixel of an object
     seed: int = 1
 
@@ -53,7 +52,7 @@ ONLINE_FRAMES = {  # of the window before frame m: m - online_every ... m - 1
 }
 PAPER_SEGMENT = SegmentConfig()
 SMALL_SEGMENT = SegmentConfig( # shared by all stages of the small model
-    fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, online_iterations=3, overlap=0.7, fill=0.5, mirror=True)
+    fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, online_iterations=3, overlap=0.7, fill=0.5)
 
 # %% ../nbs/16_segment.ipynb #d06a07a7
 def jitter(
@@ -139,26 +138,6 @@ class Follower:
         rows, columns = self.window(mask)
         return shrink(image[:, rows, columns], mask[rows, columns], self.model)
 
-    def look(self,
-        picture:Tensor, # (3, h, w) a frame, or the search window of it
-        box:Tensor, # (4,) xyxy, pixels of the picture: where the object is looked for
-    ) -> tuple[Tensor, bool]: # (h, w) probability of the object; whether the score is trusted
-        "The detection that `pick` chooses among the proposals and the copies of a box."
-        boxes = jitter(box, self.config.boxes, self.config.grow, generator(*self.key, 'jitter', self.steps))
-        best = dict(given=[boxes], choose=lambda found: pick(found, box, self.config.overlap))
-        found, = functional_call(self.model, self.weights, ([picture],), best)  # one detection, or none
-        seen = found['masks'][0] if len(found['masks']) else picture.new_zeros(picture.shape[-2:])
-        return seen, bool((found['scores'] >= self.config.confident).any())
-
-    def look_again(self,
-        picture:Tensor, # (3, h, w)
-        seen:Tensor, # (h, w) what the first look found
-    ) -> Tensor: # (h, w) the mean of both looks
-        "The mirrored picture, in which the object is looked for where it was just seen."
-        mask = seen.flip(-1) >= self.config.threshold
-        if not mask.any(): return seen
-        return (seen + self.look(picture.flip(-1), masks_to_boxes(mask[None])[0])[0].flip(-1)) / 2
-
     @torch.no_grad()
     def step(self,
         image:Tensor, # (3, H, W) the next frame
@@ -168,10 +147,12 @@ class Follower:
         last = self.mask if self.mask.any() else self.start
         rows, columns = self.window(last if self.sure else torch.zeros_like(last))
         box = masks_to_boxes(last[None])[0] - image.new_tensor([columns.start or 0, rows.start or 0] * 2)
-        seen, self.sure = self.look(image[:, rows, columns], box)
+        boxes = jitter(box, self.config.boxes, self.config.grow, generator(*self.key, 'jitter', self.steps))
+        best = dict(given=[boxes], choose=lambda found: pick(found, box, self.config.overlap))
+        found, = functional_call(self.model, self.weights, ([image[:, rows, columns]],), best)  # one detection, or none
         result = image.new_zeros(image.shape[-2:])
-        result[rows, columns] = self.look_again(image[:, rows, columns], seen) if self.config.mirror else seen
-        self.mask = result >= self.config.threshold
+        for mask in found['masks']: result[rows, columns] = mask
+        self.mask, self.sure = result >= self.config.threshold, bool((found['scores'] >= self.config.confident).any())
         if self.config.online: self.past.append((image, self.mask, self.sure))
         self.steps += 1
         return result

@@ -513,31 +513,3 @@ def test_follower_looks_at_a_window_until_the_object_is_lost():
     assert shapes[0] == shapes[2] and shapes[0][0] < H and shapes[0][1] < W  # frames 1 and 3: around the last box
     assert shapes[3] == (H, W) and shapes[4] == shapes[0]  # frame 4: lost in frame 3; frame 5: found again
     assert all((mask == i).all() for mask, i in zip(found, ids))
-
-
-class Lopsided(Scripted):
-    "Draws every mask one pixel too far to the right."
-    def forward(self, *args, **kwargs):
-        found, = super().forward(*args, **kwargs)
-        masks = found['masks'].roll(1, -1)
-        return [dict(found, masks=masks, boxes=masks_to_boxes(masks))]
-
-
-@pytest.mark.parametrize('fill', [0.0, 0.5])
-def test_the_second_look_errs_the_other_way(fill):
-    clip, ids = scene(lambda i: (10, 8))
-    model, true = Lopsided(), (ids[1] == 1).float()
-    follower = Follower(model, clip[0], ids[0] == 1, replace(QUICK, fill=fill, mirror=True), 1)
-    columns = follower.window(ids[0] == 1)[1]
-    left, right = columns.start or 0, columns.stop or W
-    assert torch.allclose(follower.step(clip[1]), 0.45 * (true.roll(1, -1) + true.roll(-1, -1)))
-    _, boxes = model.boxes
-    first = masks_to_boxes(true.roll(1, -1)[None])[0]  # the second look is taken around it, mirrored
-    assert (boxes[:, 0] <= right - first[2]).all() and (boxes[:, 2] >= right - first[0]).all() and boxes[:, 2].max() < right - left
-
-
-def test_nothing_found_is_not_looked_at_again():
-    clip, ids = scene(leaving)
-    model = Scripted()
-    seen = Follower(model, clip[0], ids[0] == 1, replace(QUICK, mirror=True), 1).step(clip[2])
-    assert not seen.any() and len(model.boxes) == 1
