@@ -6,9 +6,9 @@
 
 Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
-on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. Rows called `bold`
-have the rate instead that the learned ones start from. All rows follow as `SMALL_SEGMENT` says, but those called `no-boxes` (no box
-propagation), `whole` (no search window) and `score` (nearness does not count).
+on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. The row called
+`bold` has the rate instead that the learned ones start from, which is also the best of the grid for fifty steps. All rows follow as
+`SMALL_SEGMENT` says, but those called `no-boxes` (no box propagation), `whole` (no search window) and `score` (nearness does not count).
 """
 import argparse
 import csv
@@ -46,9 +46,8 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it; a
 def rows() -> dict[str, tuple[str, list[str]]]:
     "Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`; `--lr search`: the best of the grid."
     found = {'zero-shot': ('parent', ['--variant', 'e-osvos-0'])}
-    for t in '10', '50', '100':
-        found[f'handcrafted-{t}'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search']
-        found[f'handcrafted-{t}-bold'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', '3e-3']
+    for t in '10', '50', '100': found[f'handcrafted-{t}'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search']
+    found['handcrafted-10-bold'] = 'parent', ['--variant', 'e-osvos-10', '--lr', '3e-3']
     found['handcrafted-video-10'] = 'parent-video', ['--variant', 'e-osvos-10', '--lr', 'search']
     for name in TRAIN:
         if not name.startswith('parent'): found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']

@@ -114,7 +114,7 @@ def segment_command(
     online_every:Annotated[int, typer.Option(min=3, help='Frames between two adaptations.')]=5,
     online_frames:_Frames='released',
     online_reset:_Reset='first',
-    online_iterations:Annotated[int | None, typer.Option(min=1, help="Inner steps of each adaptation. Not given: the preset's.")]=None,
+    online_iterations:Annotated[int, typer.Option(min=1, help='Inner steps of each adaptation.')]=10,
     overlap:_Overlap=None,
     fill:_Fill=None,
     mask_frame:Annotated[int, typer.Option(min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.')]=0,
@@ -126,8 +126,8 @@ def segment_command(
     given, where = first_masks(mask, clip, mask_frame), find_device(device)
     network, about, rates = load(model, rates=lr is None, device=where)
     fine = replace(preset(about).fine_tune, iterations=iterations, **given_only(lr=lr))
-    config = replace(preset(about), fine_tune=fine, seed=seed, online=online, online_every=online_every, online_frames=online_frames,
-                     online_reset=online_reset, **given_only(online_iterations=online_iterations, overlap=overlap, fill=fill))
+    config = replace(preset(about), fine_tune=fine, seed=seed, online=online, online_every=online_every, online_iterations=online_iterations,
+                     online_frames=online_frames, online_reset=online_reset, **given_only(overlap=overlap, fill=fill))
     seconds = write_masks(network, clip, given, out, config, where, rates)
     typer.echo(f'{len(clip)} frames in {seconds:.1f} s, fine-tuning included: {out}/masks, {out}/overlay.mp4')
 

@@ -51,8 +51,7 @@ ONLINE_FRAMES = {  # of the window before frame m: m - online_every ... m - 1
     'paper': slice(None),  # "past mask predictions", with no word on which: all since the last adaptation
 }
 PAPER_SEGMENT = SegmentConfig()
-SMALL_SEGMENT = SegmentConfig( # shared by all stages of the small model
-    fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, online_iterations=3, overlap=0.7, fill=0.5)
+SMALL_SEGMENT = SegmentConfig(fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, overlap=0.7, fill=0.5)  # shared by all stages of the small model
 
 # %% ../nbs/16_segment.ipynb #d06a07a7
 def jitter(
