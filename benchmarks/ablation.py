@@ -6,9 +6,10 @@
 
 Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
-on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. The row called
-`bold` has the rate instead that the learned ones start from, which is also the best of the grid for fifty steps. All rows follow as
-`SMALL_SEGMENT` says, but those called `no-boxes` (no box propagation), `whole` (no search window) and `score` (nearness does not count).
+on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. What the end of a
+row's name says: `bold`, the rate that the learned ones start from instead, which is also the best of the grid for fifty steps; `again`,
+other random draws while fine-tuning and following; `start`, the learned weights with the best single rate; `rates`, the learned rates with
+the parent's weights; `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count; `ona`, online adaptation.
 """
 import argparse
 import csv
@@ -27,36 +28,39 @@ import torch
 from eosvos.datasets import davis
 from eosvos.parent import HELD_OUT, grid_search
 from eosvos.segment import SMALL_SEGMENT
-from eosvos.train import PRESETS, read_config
+from eosvos.train import read_config
 from eosvos.weights import load_model, read_weights, save_weights
 
 RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2'
-SHARES = f'shares={[list(share) for share in PRESETS["small"].tasks.shares]}'  # the pictures of meta-training
-TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it; all but the first start from the first
+SEED_2, BRIEF = ['seed=2', 'tasks.seed=2'], ['small', 'steps=150']  # a quarter of an hour, to compare what is learned
+TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
-    'parent-video': ['parent', 'steps=2000', 'lr=3e-4', 'lr_body=7.5e-5', SHARES],
-    'neuron-1': ['small'], 'neuron-2': ['small', 'seed=2', 'tasks.seed=2'],
-    'model-1': ['small', 'level=model'], 'model-2': ['small', 'level=model', 'seed=2', 'tasks.seed=2'],
-    'tensor-1': ['small', 'level=tensor'], 'parameter-1': ['small', 'level=parameter'], 'lovasz-1': ['small'],
-    'rates-1': ['small', 'lr=0'], 'fast-1': ['small', 'lr=6e-4'],  # the initialisation stands still, or moves ten times as fast
+    'neuron-1': ['small'], 'neuron-2': ['small', *SEED_2],
+    'further-1': ['small', 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],  # starts from neuron-1, all others from parent
+    'brief-neuron-1': BRIEF, 'brief-neuron-2': [*BRIEF, *SEED_2],
+    'brief-model-1': [*BRIEF, 'level=model'], 'brief-model-2': [*BRIEF, 'level=model', *SEED_2],
+    'brief-tensor-1': [*BRIEF, 'level=tensor'], 'brief-parameter-1': [*BRIEF, 'level=parameter'],
+    'brief-lovasz-1': BRIEF,
 }
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:
-    "Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`; `--lr search`: the best of the grid."
+    "Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`; `search`: the best rate of the grid."
     found = {'zero-shot': ('parent', ['--variant', 'e-osvos-0'])}
     for t in '10', '50', '100': found[f'handcrafted-{t}'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search']
     found['handcrafted-10-bold'] = 'parent', ['--variant', 'e-osvos-10', '--lr', '3e-3']
-    found['handcrafted-video-10'] = 'parent-video', ['--variant', 'e-osvos-10', '--lr', 'search']
+    for t in '10', '50', '100': found[f'handcrafted-{t}-again'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search', '--seed', '2']
     for name in TRAIN:
-        if not name.startswith('parent'): found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
-    for t in 0, 1, 5, 20, 50, 100: found[f'neuron-1-{t}'] = 'neuron-1', ['--variant', f'e-osvos-{t}']
-    found['neuron-2-0'] = 'neuron-2', ['--variant', 'e-osvos-0']
+        if name != 'parent': found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
+    for t in 1, 5, 20: found[f'neuron-1-{t}'] = 'neuron-1', ['--variant', f'e-osvos-{t}']
     for name in 'neuron-1', 'neuron-2':
+        for t in 0, 50, 100: found[f'{name}-{t}'] = name, ['--variant', f'e-osvos-{t}']
         found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
         found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--overlap', '0']
+        found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--no-rates', '--lr', 'search']
+        found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
     found['neuron-1-50-ona'] = 'neuron-1', ['--variant', 'e-osvos-50-ona']
     return found
@@ -78,8 +82,8 @@ def with_lovasz(file: Path, new: Path) -> Path: # the new file
 def train(name: str, data: Path, runs: Path) -> Path: # the weights
     "A training that is not complete, or nothing. SystemExit where it was interrupted."
     preset, *settings = TRAIN[name]
-    if name != 'parent': start = train('parent', data, runs)
-    if name.startswith('lovasz'): start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
+    if name != 'parent': start = train('neuron-1' if name == 'further-1' else 'parent', data, runs)
+    if 'lovasz' in name: start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
     if name != 'parent': settings.append(f'start={start}')
     file, steps = runs / name / 'weights.safetensors', str(read_config(preset, settings).steps)
     def made():
@@ -118,7 +122,8 @@ def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) 
     missing = [name for name in sets if not (RESULTS / name / f'{row}.json').exists()]
     if not missing: return
     model = train(weights, data, runs)
-    if 'search' in options: options = [search(model, options[1].split('-')[2], data) if o == 'search' else o for o in options]
+    found = dict(parent=lambda: train('parent', data, runs), search=lambda: search(model, options[1].split('-')[2], data))
+    options = [found[o]() if o in found else o for o in options]
     for name in missing:
         print(f'{name} {row}', flush=True)
         out = runs / 'ablation' / name / row
