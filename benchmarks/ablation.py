@@ -32,7 +32,7 @@ from eosvos.train import read_config
 from eosvos.weights import load_model, read_weights, save_weights
 
 RESULTS = Path(__file__).with_name('ablation')
-GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2'
+GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
 SEED_2, BRIEF = ['seed=2', 'tasks.seed=2'], ['small', 'steps=150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
