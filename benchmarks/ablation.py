@@ -37,21 +37,23 @@ SEED_2, BRIEF = ['seed=2', 'tasks.seed=2'], ['small', 'steps=150']  # a quarter 
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
     'neuron-1': ['small'], 'neuron-2': ['small', *SEED_2],
-    'further-1': ['small', 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],  # starts from neuron-1, all others from parent
-    'rates-1': ['small', 'tasks.steps=10', 'steps=200', 'lr=0'], 'rates-2': ['small', 'tasks.steps=10', 'steps=200', 'lr=0', *SEED_2],  # parent as start
+    'further-1': ['small', 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
+    'rates-1': ['small', 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
     'brief-neuron-1': BRIEF, 'brief-neuron-2': [*BRIEF, *SEED_2],
     'brief-model-1': [*BRIEF, 'level=model'], 'brief-model-2': [*BRIEF, 'level=model', *SEED_2],
     'brief-tensor-1': [*BRIEF, 'level=tensor'], 'brief-parameter-1': [*BRIEF, 'level=parameter'],
     'brief-lovasz-1': BRIEF,
 }
+STARTS = {'further-1': 'neuron-1'}  # whose weights a training starts from; all others from the parent's
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:
-    "Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`; `search`: the best rate of the grid."
+    "Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`; `search`: the best rate, `parent`: its weights."
     found = {'zero-shot': ('parent', ['--variant', 'e-osvos-0'])}
-    for t in '10', '50', '100': found[f'handcrafted-{t}'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search']
+    for t in 10, 50, 100:
+        for end, seed in ('', '1'), ('-again', '2'):
+            found[f'handcrafted-{t}{end}'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search', '--seed', seed]
     found['handcrafted-10-bold'] = 'parent', ['--variant', 'e-osvos-10', '--lr', '3e-3']
-    for t in '10', '50', '100': found[f'handcrafted-{t}-again'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search', '--seed', '2']
     for name in TRAIN:
         if name != 'parent': found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
     for t in 1, 5, 20: found[f'neuron-1-{t}'] = 'neuron-1', ['--variant', f'e-osvos-{t}']
@@ -83,7 +85,7 @@ def with_lovasz(file: Path, new: Path) -> Path: # the new file
 def train(name: str, data: Path, runs: Path) -> Path: # the weights
     "A training that is not complete, or nothing. SystemExit where it was interrupted."
     preset, *settings = TRAIN[name]
-    if name != 'parent': start = train('neuron-1' if name == 'further-1' else 'parent', data, runs)
+    if name != 'parent': start = train(STARTS.get(name, 'parent'), data, runs)
     if 'lovasz' in name: start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
     if name != 'parent': settings.append(f'start={start}')
     file, steps = runs / name / 'weights.safetensors', str(read_config(preset, settings).steps)
