@@ -11,7 +11,7 @@ from math import ceil
 
 import torch
 from torch import Tensor
-from torchvision import ops
+from torchvision import ops  # noqa: F401 (loads the kernels that `torch.ops` names)
 
 from .boxes import box_area
 
@@ -99,7 +99,7 @@ def roi_align_fast(
     samples:int, # sample points per side of a cell; 0: as many as the cell covers features
 ) -> Tensor: # (N, C, S, S)
     "RoIAlign by torchvision's compiled kernel: fast, differentiable once, and only for the features."
-    return ops.roi_align(features, rois, size, scale, samples or -1)
+    return torch.ops.torchvision.roi_align(features, rois, scale, size, size, samples or -1, False)
 
 # %% ../nbs/05_roi_align.ipynb #c159bcf4
 def assign_levels(
