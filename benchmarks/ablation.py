@@ -65,7 +65,6 @@ def rows() -> dict[str, tuple[str, list[str]]]:
         found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--no-rates', '--lr', 'search']
         found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
-    found['neuron-1-50-ona'] = 'neuron-1', ['--variant', 'e-osvos-50-ona']
     return found
 
 
