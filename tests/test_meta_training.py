@@ -128,7 +128,7 @@ processes.listen()
 run = train.train_meta(train.change(train.PRESETS['small'], eval(sys.argv[3])), Path(sys.argv[1]), Path(sys.argv[2]), processes=processes)
 print('ended after', run.step)
 '''
-    changes = changes | {'steps': 4, 'every': 10, 'batch': 1}
+    changes = changes | {'steps': 4, 'every': 10, 'batch': 1, 'lr_shared': 0.1}
     done = subprocess.run([sys.executable, '-c', code, str(root), str(tmp_path / 'run'), repr(changes)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and 'ended after 2' in done.stdout, done.stderr[-2000:]
     threads = torch.get_num_threads()
@@ -137,6 +137,19 @@ print('ended after', run.step)
     resumed, straight = train_meta(config, root, tmp_path / 'run'), train_meta(config, root, tmp_path / 'straight')
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(resumed.learned, straight.learned, strict=True))
+
+
+def test_rates_of_a_tensor_take_a_common_step(lesson):
+    root, changes = lesson
+    run = MetaRun(change(PRESETS['small'], changes | {'lr': 0.0, 'lr_rates': 0.0, 'lr_shared': 0.1}), torch.device('cpu'))
+    start, before = [t.clone() for t in run.weights.values()], {name: r.clone() for name, r in run.rates.items()}
+    pushes = [torch.randn_like(r) for r in before.values()]
+    run.update([torch.zeros_like(w) for w in start] + pushes)
+    assert all(torch.equal(a, b) for a, b in zip(start, run.weights.values(), strict=True))
+    for (name, old), push in zip(before.items(), pushes, strict=True):
+        factor = (run.rates[name] / old).flatten()
+        torch.testing.assert_close(factor, factor[:1].expand_as(factor))
+        assert (factor[0] - 1) * (push * old).sum() < 0 or run.rates[name].max() > 0.149, name
 
 
 def test_a_step_without_a_finite_task_stops(lesson, tmp_path, capsys):
