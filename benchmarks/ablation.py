@@ -39,7 +39,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'neuron-1': ['small'], 'neuron-2': ['small', *SEED_2],
     'further-1': ['small', 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
     'rates-1': ['small', 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
-    'shared-1': ['small', 'lr_shared=0.6'],
+    'shared-1': ['small', 'lr_shared=0.6'], 'shared-2': ['small', 'lr_shared=0.6', *SEED_2],
     'brief-neuron-1': BRIEF, 'brief-neuron-2': [*BRIEF, *SEED_2],
     'brief-model-1': [*BRIEF, 'level=model'], 'brief-model-2': [*BRIEF, 'level=model', *SEED_2],
     'brief-tensor-1': [*BRIEF, 'level=tensor'], 'brief-parameter-1': [*BRIEF, 'level=parameter'],
