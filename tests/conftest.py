@@ -20,3 +20,11 @@ def data() -> Path: # the folder that EOSVOS_DATA names
     if not DATA: pytest.skip(NO_DATA)
     assert Path(DATA).is_dir(), f'EOSVOS_DATA is {DATA}, which is not a folder'
     return Path(DATA)
+
+
+def demo_set(root, count): # folder, frames
+    "Frames of the demo clip, laid out below the folder as an image set called `demo`."
+    from eosvos.core import DEMO
+    for ours, theirs in (('images', 'frames'), ('masks', 'masks')):
+        (root / 'images/demo' / ours).mkdir(parents=True)
+        for file in sorted((DEMO / theirs).iterdir())[:count]: (root / 'images/demo' / ours / file.name).write_bytes(file.read_bytes())

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import demo_set
 from typer.testing import CliRunner
 
 from eosvos import cli
@@ -14,7 +15,7 @@ from eosvos.metrics import jaccard
 from eosvos.roi_align import roi_align
 from eosvos.runs import Processes
 from eosvos.segment import SMALL_SEGMENT, segment
-from eosvos.train import PRESETS, MetaRun, change, main, outer_sums, task_stream, train_meta
+from eosvos.train import MetaRun, main, outer_sums, read_config, task_stream, train_meta
 from eosvos.video import open_clip, read_mask
 from eosvos.weights import load_model, load_rates
 
@@ -101,9 +102,7 @@ def test_command_line(tmp_path):
 @pytest.fixture
 def pictures(tmp_path):
     "Frames of the demo clip as an image set, and the settings of a tiny meta-training."
-    for ours, theirs in (('images', 'frames'), ('masks', 'masks')):
-        (tmp_path / 'images/demo' / ours).mkdir(parents=True)
-        for file in sorted((DEMO / theirs).iterdir())[:3]: (tmp_path / 'images/demo' / ours / file.name).write_bytes(file.read_bytes())
+    demo_set(tmp_path, 3)
     return tmp_path, ['tasks.shares=[["demo", 1.0]]', 'tasks.size=[64, 112]', 'tasks.steps=2', 'batch=2', 'steps=3', 'every=1', 'held_out=[]']
 
 
@@ -122,13 +121,11 @@ def test_parent_training(pictures, tmp_path):
     assert (tmp_path / 'run/log.csv').read_text().count('\n') == 3
 
 
-def test_interrupted_training_goes_on(pictures, tmp_path):
+def test_a_checkpoint_is_taken_up(pictures, tmp_path):
     root, settings = pictures
-    changes = {'tasks.shares': [['demo', 1.0]], 'tasks.size': [64, 112], 'tasks.steps': 2, 'batch': 1, 'steps': 2, 'every': 1, 'held_out': [], 'workers': 0}
-    config = change(PRESETS['small'], changes)
-    first = train_meta(replace(config), root, tmp_path / 'run', GPU)
-    resumed = MetaRun(config, GPU)
+    config = read_config('small', [*settings, 'workers=0'])
+    first, resumed = train_meta(config, root, tmp_path / 'run', GPU), MetaRun(config, GPU)
     resumed.load(tmp_path / 'run/last.pt')
-    assert resumed.step == 2 and all(a.device.type == 'cuda' and torch.equal(a, b) for a, b in zip(resumed.learned, first.learned, strict=True))
-    sums = outer_sums(resumed, next(task_stream(replace(config, steps=3), root, Processes(), 2)))
+    assert resumed.step == 3 and all(a.device.type == 'cuda' and torch.equal(a, b) for a, b in zip(resumed.learned, first.learned, strict=True))
+    sums = outer_sums(resumed, next(task_stream(replace(config, steps=4), root, Processes(), 3)))
     assert all(s.isfinite().all() for s in sums)

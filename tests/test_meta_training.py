@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import demo_set
 
-from eosvos.core import DEMO
 from eosvos.runs import Processes
 from eosvos.train import PRESETS, MetaConfig, MetaRun, change, outer_sums, read_config, task_stream, train_meta
 from eosvos.weights import load_model, load_rates, save_weights
@@ -51,9 +51,7 @@ WEIGHTS = len(list(load_model('small')[0].parameters()))
 def lesson(tmp_path_factory):
     "Frames of the demo clip as an image set, and a small model that looks at tiny pictures."
     root = tmp_path_factory.mktemp('meta')
-    for ours, theirs in (('images', 'frames'), ('masks', 'masks')):
-        (root / 'images/demo' / ours).mkdir(parents=True)
-        for file in sorted((DEMO / theirs).iterdir())[:3]: (root / 'images/demo' / ours / file.name).write_bytes(file.read_bytes())
+    demo_set(root, 3)
     model, about = load_model('parent')
     save_weights(model, replace(about, image=replace(about.image, min_side=64, max_side=112)), root / 'tiny.safetensors')
     return root, {'start': str(root / 'tiny.safetensors'), 'tasks.shares': [['demo', 1.0]], 'tasks.size': [64, 112], 'tasks.steps': 2, 'batch': 4,
@@ -143,13 +141,14 @@ def test_rates_of_a_tensor_take_a_common_step(lesson):
     root, changes = lesson
     run = MetaRun(change(PRESETS['small'], changes | {'lr': 0.0, 'lr_rates': 0.0, 'lr_shared': 0.1}), torch.device('cpu'))
     start, before = [t.clone() for t in run.weights.values()], {name: r.clone() for name, r in run.rates.items()}
-    pushes = [torch.randn_like(r) for r in before.values()]
+    random = torch.Generator().manual_seed(0)
+    pushes = [torch.rand(r.shape, generator=random) for r in before.values()]  # downwards, each neuron by its own amount
     run.update([torch.zeros_like(w) for w in start] + pushes)
     assert all(torch.equal(a, b) for a, b in zip(start, run.weights.values(), strict=True))
-    for (name, old), push in zip(before.items(), pushes, strict=True):
+    for name, old in before.items():
         factor = (run.rates[name] / old).flatten()
         torch.testing.assert_close(factor, factor[:1].expand_as(factor))
-        assert (factor[0] - 1) * (push * old).sum() < 0 or run.rates[name].max() > 0.149, name
+        assert factor[0] < 1, name
 
 
 def test_a_step_without_a_finite_task_stops(lesson, tmp_path, capsys):

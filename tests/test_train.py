@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import demo_set
 
-from eosvos.core import DEMO
 from eosvos.parent import ParentConfig
 from eosvos.small import SMALL
 from eosvos.train import main
@@ -35,11 +35,7 @@ torch.save(run.model.state_dict(), out / f'rank{processes.rank}.pt')
 @pytest.fixture
 def pictures(tmp_path):
     "Two frames of the demo clip, laid out as an image set called `demo`."
-    folder = tmp_path / 'data' / 'images' / 'demo'
-    folder.mkdir(parents=True)
-    for ours, theirs in (('images', 'frames'), ('masks', 'masks')):
-        (folder / ours).mkdir()
-        for file in sorted((DEMO / theirs).iterdir())[:2]: (folder / ours / file.name).write_bytes(file.read_bytes())
+    demo_set(tmp_path / 'data', 2)
     return tmp_path / 'data'
 
 
