@@ -2,7 +2,7 @@
 
     export OMP_NUM_THREADS=1
     .venv/bin/python benchmarks/ablation.py DATA                 # trains what is missing, then measures what is missing: hours
-    .venv/bin/python benchmarks/ablation.py DATA 'neuron-1*'     # only rows with such names, and the trainings they need
+    .venv/bin/python benchmarks/ablation.py DATA 'common-1*'     # only rows with such names, and the trainings they need
 
 Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
@@ -33,13 +33,16 @@ from eosvos.weights import load_model, read_weights, save_weights
 
 RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
-SEED_2, BRIEF = ['seed=2', 'tasks.seed=2'], ['small', 'steps=150']  # a quarter of an hour, to compare what is learned
+SEED_2 = ['seed=2', 'tasks.seed=2']
+ALONE = ['small', 'common=0']  # every rate takes its own steps only, as in the paper
+BRIEF = [*ALONE, 'steps=150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
-    'neuron-1': ['small'], 'neuron-2': ['small', *SEED_2],
-    'further-1': ['small', 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
-    'rates-1': ['small', 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
-    'shared-1': ['small', 'lr_shared=0.6'], 'shared-2': ['small', 'lr_shared=0.6', *SEED_2],
+    'common-1': ['small'], 'common-2': ['small', *SEED_2],
+    'neuron-1': ALONE, 'neuron-2': [*ALONE, *SEED_2],
+    'further-1': [*ALONE, 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
+    'rates-1': [*ALONE, 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
+    'brief-common-1': ['small', 'steps=150'],
     'brief-neuron-1': BRIEF, 'brief-neuron-2': [*BRIEF, *SEED_2],
     'brief-model-1': [*BRIEF, 'level=model'], 'brief-model-2': [*BRIEF, 'level=model', *SEED_2],
     'brief-tensor-1': [*BRIEF, 'level=tensor'], 'brief-parameter-1': [*BRIEF, 'level=parameter'],
@@ -57,14 +60,14 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     found['handcrafted-10-bold'] = 'parent', ['--variant', 'e-osvos-10', '--lr', '3e-3']
     for name in TRAIN:
         if name != 'parent': found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
-    for t in 1, 5, 20: found[f'neuron-1-{t}'] = 'neuron-1', ['--variant', f'e-osvos-{t}']
-    for name in 'neuron-1', 'neuron-2':
+    for t in 1, 5, 20: found[f'common-1-{t}'] = 'common-1', ['--variant', f'e-osvos-{t}']
+    for name in 'common-1', 'common-2', 'neuron-1', 'neuron-2':
         for t in 0, 50, 100: found[f'{name}-{t}'] = name, ['--variant', f'e-osvos-{t}']
+        found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--no-rates', '--lr', 'search']
+        found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
         found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
         found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--overlap', '0']
-        found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--no-rates', '--lr', 'search']
-        found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
     return found
 

@@ -46,7 +46,7 @@ class MetaConfig:
     batch: int = 4  # tasks of an outer step, over all processes (section 4.2)
     lr: float = 1e-5  # outer rate of the initialisation, RAdam (released code; the paper: one fixed rate)
     lr_rates: float = 1e-5  # outer rate of the learning rates (released code); 0 keeps those of the start (section 4.2, fine-tuning per data set)
-    lr_shared: float = 0.0  # outer rate of one more step, which all learning rates of a tensor take together; the paper has none
+    common: float = 0.0  # so many times `lr_rates` is that of one more step, which all rates of a tensor take together; the paper has none
     log_rates: bool = False  # outer steps change the logarithm of the learning rates; in the paper the rates themselves
     decay: bool = False  # outer rates fall along half a cosine; the paper's are fixed
     greatest: float | None = None  # learning rates stay below this; below none in the paper
@@ -73,8 +73,8 @@ PRESETS = dict(
         start='parent', held_out=HELD_OUT, stride=4, segment=SMALL_SEGMENT,
         tasks=TaskConfig(shares=(('davis', 0.4), ('coco128', 0.2), ('pennfudan', 0.2), ('ecssd', 0.1), ('duts', 0.05), ('horses', 0.05)),
                          fresh=True, tests=2, paste=0.9, joined=0.2, fill=0.5, size=(256, 448), view=AugmentConfig(flip=0.5)),
-        rate=3e-3, lr=6e-5, lr_rates=0.2, log_rates=True, greatest=0.15, decay=True, clip=10.0, outer_clip=10.0, average=0.98, steps=400, every=20,
-        validate=100, channels_last=True, workers=1),
+        rate=3e-3, lr=6e-5, lr_rates=0.2, common=3.0, log_rates=True, greatest=0.15, decay=True, clip=10.0, outer_clip=10.0, average=0.98,
+        steps=400, every=20, validate=100, channels_last=True, workers=1),
 )
 
 # %% ../nbs/22_train.ipynb #48708672
@@ -111,10 +111,10 @@ class MetaRun:
         self.rates = load_rates(config.start) or learning_rates(self.weights, config.level, config.rate, config.spread, config.seed)
         self.rates = {name: r.to(device) for name, r in self.rates.items()}
         self.codes = [r.clamp(min=1e-8).log() if config.log_rates else r for r in self.rates.values()]  # what outer steps change
-        self.shared = [c.new_zeros(()) for c in self.codes]  # the step of a whole tensor of them; 0 again once it is taken
+        self.common = [c.new_zeros(()) for c in self.codes]  # the step of a whole tensor of them; 0 again once it is taken
         self.learned = [*self.weights.values(), *self.codes]
         self.mean = [t.clone() for t in self.learned]
-        self.optimizer = torch.optim.RAdam([dict(params=p) for p in (list(self.weights.values()), self.codes, self.shared)])
+        self.optimizer = torch.optim.RAdam([dict(params=p) for p in (list(self.weights.values()), self.codes, self.common)])
 
     def decode(self, codes:list[Tensor]) -> Rates:
         "The learning rates that codes stand for."
@@ -140,13 +140,13 @@ class MetaRun:
         for t, g in zip(self.learned, gradients, strict=True): t.grad = g
         if self.config.log_rates:  # the chain rule: d rate / d log rate = rate
             for c, r in zip(self.codes, self.rates.values(), strict=True): c.grad = c.grad * r
-        for s, c in zip(self.shared, self.codes, strict=True): s.grad = c.grad.sum()
+        for s, c in zip(self.common, self.codes, strict=True): s.grad = c.grad.sum()
         share = 0.5 + 0.5 * math.cos(math.pi * self.step / self.config.steps) if self.config.decay else 1.0
-        lrs = self.config.lr, self.config.lr_rates, self.config.lr_shared
+        lrs = self.config.lr, self.config.lr_rates, self.config.lr_rates * self.config.common
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True): group['lr'] = lr * share
         self.optimizer.step()
-        torch._foreach_add_(self.codes, self.shared)
-        torch._foreach_zero_(self.shared)
+        torch._foreach_add_(self.codes, self.common)
+        torch._foreach_zero_(self.common)
         greatest = self.config.greatest or math.inf
         for c in self.codes: c.clamp_(*((-math.inf, math.log(greatest)) if self.config.log_rates else (0.0, greatest)))
         self.rates = self.decode(self.codes)

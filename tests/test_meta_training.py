@@ -126,7 +126,7 @@ processes.listen()
 run = train.train_meta(train.change(train.PRESETS['small'], eval(sys.argv[3])), Path(sys.argv[1]), Path(sys.argv[2]), processes=processes)
 print('ended after', run.step)
 '''
-    changes = changes | {'steps': 4, 'every': 10, 'batch': 1, 'lr_shared': 0.1}
+    changes = changes | {'steps': 4, 'every': 10, 'batch': 1}
     done = subprocess.run([sys.executable, '-c', code, str(root), str(tmp_path / 'run'), repr(changes)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and 'ended after 2' in done.stdout, done.stderr[-2000:]
     threads = torch.get_num_threads()
@@ -139,7 +139,7 @@ print('ended after', run.step)
 
 def test_rates_of_a_tensor_take_a_common_step(lesson):
     root, changes = lesson
-    run = MetaRun(change(PRESETS['small'], changes | {'lr': 0.0, 'lr_rates': 0.0, 'lr_shared': 0.1}), torch.device('cpu'))
+    run = MetaRun(change(PRESETS['small'], changes | {'lr': 0.0, 'lr_rates': 1e-9, 'common': 1e8}), torch.device('cpu'))
     start, before = [t.clone() for t in run.weights.values()], {name: r.clone() for name, r in run.rates.items()}
     random = torch.Generator().manual_seed(0)
     pushes = [torch.rand(r.shape, generator=random) for r in before.values()]  # downwards, each neuron by its own amount
@@ -149,6 +149,14 @@ def test_rates_of_a_tensor_take_a_common_step(lesson):
         factor = (run.rates[name] / old).flatten()
         torch.testing.assert_close(factor, factor[:1].expand_as(factor))
         assert factor[0] < 1, name
+
+
+def test_rates_stand_still_where_their_outer_rate_is_zero(lesson):
+    root, changes = lesson
+    run = MetaRun(change(PRESETS['small'], changes | {'lr_rates': 0.0}), torch.device('cpu'))
+    before = {name: r.clone() for name, r in run.rates.items()}
+    run.update([torch.ones_like(t) for t in run.learned])
+    assert run.config.common > 0 and all(torch.equal(r, run.rates[name]) for name, r in before.items())
 
 
 def test_a_step_without_a_finite_task_stops(lesson, tmp_path, capsys):
