@@ -154,9 +154,9 @@ def test_rates_of_a_tensor_take_a_common_step(lesson):
 def test_rates_stand_still_where_their_outer_rate_is_zero(lesson):
     root, changes = lesson
     run = MetaRun(change(PRESETS['small'], changes | {'lr_rates': 0.0}), torch.device('cpu'))
-    before = {name: r.clone() for name, r in run.rates.items()}
+    before = [c.clone() for c in run.codes]
     run.update([torch.ones_like(t) for t in run.learned])
-    assert run.config.common > 0 and all(torch.equal(r, run.rates[name]) for name, r in before.items())
+    assert run.config.common > 0 and all(torch.equal(c, old) for c, old in zip(run.codes, before, strict=True))
 
 
 def test_a_step_without_a_finite_task_stops(lesson, tmp_path, capsys):
