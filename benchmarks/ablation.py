@@ -6,8 +6,9 @@
 
 Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
-on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. What the end of a
-row's name says: `bold`, the rate that the learned ones start from instead, which is also the best of the grid for fifty steps; `again`,
+on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. Rows of
+`common` are of the preset `small`; in rows of `neuron` the rates of a tensor take no common outer step. What the end of a row's name says:
+`bold`, the rate that the learned ones start from instead, which is also the best of the grid for fifty steps; `again`,
 other random draws while fine-tuning and following; `start`, the learned weights with the best single rate; `rates`, the learned rates with
 the parent's weights; `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count; `ona`, online adaptation.
 """
@@ -29,7 +30,7 @@ from eosvos.datasets import davis
 from eosvos.parent import HELD_OUT, grid_search
 from eosvos.segment import SMALL_SEGMENT
 from eosvos.train import read_config
-from eosvos.weights import load_model, read_weights, save_weights
+from eosvos.weights import load_model, load_rates, read_weights, save_weights
 
 RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
@@ -85,20 +86,25 @@ def with_lovasz(file: Path, new: Path) -> Path: # the new file
     return new
 
 
+def complete(name: str, runs: Path) -> bool:
+    "Whether a training has taken all its steps."
+    preset, *settings = TRAIN[name]
+    file, steps = runs / name / 'weights.safetensors', str(read_config(preset, settings).steps)
+    notes = read_weights(file)[1]['notes'] if file.exists() else {}
+    return notes.get('outer_steps', notes.get('steps')) == steps
+
+
 def train(name: str, data: Path, runs: Path) -> Path: # the weights
     "A training that is not complete, or nothing. SystemExit where it was interrupted."
     preset, *settings = TRAIN[name]
     if name != 'parent': start = train(STARTS.get(name, 'parent'), data, runs)
     if 'lovasz' in name: start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
     if name != 'parent': settings.append(f'start={start}')
-    file, steps = runs / name / 'weights.safetensors', str(read_config(preset, settings).steps)
-    def made():
-        notes = read_weights(file)[1]['notes'] if file.exists() else {}
-        return notes.get('outer_steps', notes.get('steps')) == steps
-    if not made():
+    file = runs / name / 'weights.safetensors'
+    if not complete(name, runs):
         changes = [o for setting in settings for o in ('--set', setting)]
         together(sys.executable, '-m', 'eosvos.train', preset, '--data', data, '--out', runs / name, *changes, '--resume')
-        if not made(): sys.exit(f'{file}: expected {steps} steps, the training was interrupted; call again to go on')
+        if not complete(name, runs): sys.exit(f'{file}: expected all steps, the training was interrupted; call again to go on')
     return file
 
 
@@ -138,6 +144,15 @@ def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) 
         shutil.copy(out / 'result.json', RESULTS / name / f'{row}.json')
 
 
+def write_rates(runs: Path) -> None:
+    "The median learned rate of every convolution and linear layer in each full training of `small`, once all are complete."
+    names = 'common-1', 'common-2', 'neuron-1', 'neuron-2'
+    if not all(complete(name, runs) for name in names): return
+    learned = [load_rates(runs / name / 'weights.safetensors') for name in names]
+    table = [[layer, *(f'{rates[layer].median():.6f}' for rates in learned)] for layer, r in learned[0].items() if r.dim() > 1]
+    with (RESULTS / 'rates.csv').open('w', newline='') as out: csv.writer(out, lineterminator='\n').writerows([['layer', *names], *table])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path)
@@ -148,6 +163,7 @@ def main() -> None:
         subprocess.run([sys.executable, Path(__file__).parents[1] / 'data_scripts/make_instance_test.py', a.data, '--out', a.runs / 'instances'], check=True)
     for row, (weights, options) in rows().items():
         if any(fnmatch(row, pattern) for pattern in a.rows): measure(row, weights, options, a.data, a.runs)
+    write_rates(a.runs)
 
 
 if __name__ == '__main__':
