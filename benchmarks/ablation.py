@@ -35,19 +35,18 @@ from eosvos.weights import load_model, load_rates, read_weights, save_weights
 RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
 SEED_2 = ['seed=2', 'tasks.seed=2']
-ALONE = ['small', 'common=0']  # every rate takes its own steps only, as in the paper
-BRIEF = [*ALONE, 'steps=150']  # a quarter of an hour, to compare what is learned
+ALONE = ['common=0']  # every rate takes its own steps only, as in the paper
+BRIEF = ['small', 'steps=150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
     'common-1': ['small'], 'common-2': ['small', *SEED_2],
-    'neuron-1': ALONE, 'neuron-2': [*ALONE, *SEED_2],
-    'further-1': [*ALONE, 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
-    'rates-1': [*ALONE, 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
-    'brief-common-1': ['small', 'steps=150'],
-    'brief-neuron-1': BRIEF, 'brief-neuron-2': [*BRIEF, *SEED_2],
-    'brief-model-1': [*BRIEF, 'level=model'], 'brief-model-2': [*BRIEF, 'level=model', *SEED_2],
-    'brief-tensor-1': [*BRIEF, 'level=tensor'], 'brief-parameter-1': [*BRIEF, 'level=parameter'],
-    'brief-lovasz-1': BRIEF,
+    'neuron-1': ['small', *ALONE], 'neuron-2': ['small', *ALONE, *SEED_2],
+    'further-1': ['small', *ALONE, 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
+    'rates-1': ['small', *ALONE, 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
+    'brief-common-1': BRIEF, 'brief-lovasz-1': BRIEF, 'brief-parameter-1': [*BRIEF, 'level=parameter'],
+    'brief-neuron-1': [*BRIEF, *ALONE], 'brief-neuron-2': [*BRIEF, *ALONE, *SEED_2],
+    'brief-model-1': [*BRIEF, *ALONE, 'level=model'], 'brief-model-2': [*BRIEF, *ALONE, 'level=model', *SEED_2],
+    'brief-tensor-1': [*BRIEF, *ALONE, 'level=tensor'],
 }
 STARTS = {'further-1': 'neuron-1'}  # whose weights a training starts from; all others from the parent's
 
