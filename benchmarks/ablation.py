@@ -103,7 +103,7 @@ def train(name: str, data: Path, runs: Path) -> Path: # the weights
     if not complete(name, runs):
         changes = [o for setting in settings for o in ('--set', setting)]
         together(sys.executable, '-m', 'eosvos.train', preset, '--data', data, '--out', runs / name, *changes, '--resume')
-        if not complete(name, runs): sys.exit(f'{file}: expected {read_config(preset, settings).steps} steps, the training was interrupted; call again to go on')
+        if not complete(name, runs): sys.exit(f'{file}: expected {read_config(preset, settings).steps} steps, the training was cut short; call again to go on')
     return file
 
 
