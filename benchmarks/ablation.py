@@ -40,6 +40,7 @@ BRIEF = ['small', 'steps=150']  # a quarter of an hour, to compare what is learn
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
     'common-1': ['small'], 'common-2': ['small', *SEED_2],
+    'long-1': ['small', 'steps=800', 'validate=200'],  # twice the budget
     'neuron-1': ['small', *ALONE], 'neuron-2': ['small', *ALONE, *SEED_2],
     'further-1': ['small', *ALONE, 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
     'rates-1': ['small', *ALONE, 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
