@@ -20,9 +20,9 @@ from eosvos.train import PRESETS, MetaRun, change, outer_sums, task_stream
 WARM, STEPS = 2, 10
 
 
-def main() -> None:
+def main(processes: Processes) -> None:
     if 'EOSVOS_DATA' not in os.environ: sys.exit('EOSVOS_DATA: expected the folder that holds DAVIS and images, it is not set')
-    processes, config = Processes(), change(PRESETS['small'], {'steps': WARM + STEPS})
+    config = change(PRESETS['small'], {'steps': WARM + STEPS})
     run, spent, original = MetaRun(config, torch.device('cpu')), {'inner': 0.0, 'test': 0.0}, meta.loss_gradient
 
     def timed(model, weights, batch, clip, random):     # the meta loss is never clipped, inner steps are
@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with Processes() as processes: main(processes)

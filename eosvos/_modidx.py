@@ -217,6 +217,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'eosvos.rpn.rpn_loss': ('rpn.html#rpn_loss', 'eosvos/rpn.py'),
                             'eosvos.rpn.sample': ('rpn.html#sample', 'eosvos/rpn.py')},
             'eosvos.runs': { 'eosvos.runs.Processes': ('runs.html#processes', 'eosvos/runs.py'),
+                             'eosvos.runs.Processes.__enter__': ('runs.html#processes.__enter__', 'eosvos/runs.py'),
+                             'eosvos.runs.Processes.__exit__': ('runs.html#processes.__exit__', 'eosvos/runs.py'),
                              'eosvos.runs.Processes.__init__': ('runs.html#processes.__init__', 'eosvos/runs.py'),
                              'eosvos.runs.Processes.average': ('runs.html#processes.average', 'eosvos/runs.py'),
                              'eosvos.runs.Processes.device': ('runs.html#processes.device', 'eosvos/runs.py'),

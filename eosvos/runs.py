@@ -31,6 +31,12 @@ class Processes:
         if self.world > 1:
             dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
 
+    def __enter__(self) -> 'Processes': return self
+
+    def __exit__(self, error, *_) -> None:
+        # A thread of a group that still stands may abort a process that ends; after an error, to leave could mean to wait for the others for ever.
+        if self.world > 1 and error is None: dist.destroy_process_group()
+
     def device(
         self,
         name:str, # 'auto' or 'cuda': every process its own GPU, where there are GPUs

@@ -295,9 +295,9 @@ def main(
     chosen = read_config(config, list(settings))
     if (out / 'last.pt').exists() and not resume: raise ValueError(f'{out}: expected no run in it, got last.pt; add --resume to go on, or name another --out')
     torch.use_deterministic_algorithms(True, warn_only=True)  # a GPU kernel without such a form only warns
-    processes = Processes()
-    processes.listen()
-    (train_parent if isinstance(chosen, ParentConfig) else train_meta)(chosen, data, out, processes.device(device), processes)
+    with Processes() as processes:
+        processes.listen()
+        (train_parent if isinstance(chosen, ParentConfig) else train_meta)(chosen, data, out, processes.device(device), processes)
 
 # %% ../nbs/22_train.ipynb #cf2137bf
 if __name__ == '__main__':

@@ -20,15 +20,16 @@ from eosvos.runs import Processes
 from eosvos.train import MetaRun, change, PRESETS, outer_sums, task_stream, train_meta
 torch.set_num_threads(1)
 data, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
-config, processes = change(PRESETS['small'], changes), Processes()
-for name in ('float32', 'float64'):
-    run = MetaRun(config, torch.device('cpu'))
-    tasks = next(task_stream(config, data, processes, 0))
-    if name == 'float64': run, tasks = DOUBLE(run, tasks)
-    sums = outer_sums(run, tasks)
-    processes.sum(sums)
-    if processes.rank == 0: torch.save(sums, out / f'{name}.pt')
-run = train_meta(config, data, out / 'run', processes=processes)
+config = change(PRESETS['small'], changes)
+with Processes() as processes:
+    for name in ('float32', 'float64'):
+        run = MetaRun(config, torch.device('cpu'))
+        tasks = next(task_stream(config, data, processes, 0))
+        if name == 'float64': run, tasks = DOUBLE(run, tasks)
+        sums = outer_sums(run, tasks)
+        processes.sum(sums)
+        if processes.rank == 0: torch.save(sums, out / f'{name}.pt')
+    run = train_meta(config, data, out / 'run', processes=processes)
 torch.save(run.learned, out / f'rank{processes.rank}.pt')
 '''
 DOUBLE = '''

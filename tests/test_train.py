@@ -21,13 +21,13 @@ from eosvos.runs import Processes
 torch.set_num_threads(1)
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = ParentConfig(shares=(('demo', 1.0),), size=(96, 160), steps=2, warmup=1, batch=2, every=1)
-processes = Processes()
-numbers = [torch.full((2, 2), float(processes.rank)), torch.tensor([float(processes.rank)])]
-assert not processes.average(numbers) and numbers[0].eq(0.5).all() and numbers[1].item() == 0.5
-processes.stop = processes.rank == 1
-assert processes.average(numbers), 'one process was asked to stop: all must know'
-processes.stop = False
-run = train_parent(config, data, out, processes=processes)
+with Processes() as processes:
+    numbers = [torch.full((2, 2), float(processes.rank)), torch.tensor([float(processes.rank)])]
+    assert not processes.average(numbers) and numbers[0].eq(0.5).all() and numbers[1].item() == 0.5
+    processes.stop = processes.rank == 1
+    assert processes.average(numbers), 'one process was asked to stop: all must know'
+    processes.stop = False
+    run = train_parent(config, data, out, processes=processes)
 torch.save(run.model.state_dict(), out / f'rank{processes.rank}.pt')
 '''
 
