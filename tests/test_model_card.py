@@ -1,0 +1,54 @@
+"The model cards say what was measured: their numbers against the result files of the study."
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eosvos.benchmark import read_json
+from eosvos.tables import percent
+from eosvos.weights import SHIPPED
+
+RESULTS = Path(__file__).parent.parent / 'benchmarks/ablation'
+
+
+def card(name):
+    "The text of a model card on one line."
+    return ' '.join(SHIPPED[name].with_suffix('.md').read_text().split())
+
+
+def measured(*rows):
+    "J and F on the ten sequences and J on the instance test, means over the rows, as a card writes them."
+    found = {where: [percent(read_json(RESULTS / where / f'{row}.json')) for row in rows] for where in ('davis', 'instances')}
+    return [f'{np.mean([r[key] for r in found[where]]):.1f}' for where, key in (('davis', 'J'), ('davis', 'F'), ('instances', 'J'))]
+
+
+def of_parent(steps): return measured(f'handcrafted-{steps}', f'handcrafted-{steps}-again')
+
+
+@pytest.mark.parametrize('steps', [10, 50, 100])
+def test_table_of_both_seeds(steps):
+    row = re.search(rf'^\| {steps} \|(.+)\|$', SHIPPED['small'].with_suffix('.md').read_text(), re.M)[1]
+    assert row.replace('|', ' ').split() == measured(f'common-1-{steps}') + measured(f'common-2-{steps}')
+
+
+def test_sentences_of_small():
+    (j, f, instances), shipped = measured('common-1-10'), read_json(RESULTS / 'davis/common-1-10.json')
+    said = [f'mean J {j} and F {f}, {shipped["processes"] * shipped["fps"]:.0f} frames a second on two cores; J {instances} on the instance test',
+            'a hundred steps, mean of two seeds: {}, {} and {}; without fine-tuning {}, {} and {}.'.format(*of_parent(100), *measured('zero-shot')),
+            'With online adaptation after ten steps: {}, {} and {},'.format(*measured('common-1-10-ona')),
+            'With twice as many outer steps, seed 1, and ten fine-tuning steps: {}, {} and {},'.format(*measured('long-1-10'))]
+    assert [s for s in said if s not in card('small')] == []
+
+
+def test_sentences_of_parent():
+    j, f, instances = measured('zero-shot')
+    fifty, hundred = of_parent(50), of_parent(100)
+    said = [f'J {j}, F {f} on ten sequences of DAVIS 2016 validation; J {instances} on the instance test',
+            f'fifty steps at 0.003, J {fifty[0]} and {fifty[2]}; a hundred at 0.03, {hundred[0]} and {hundred[2]} (means of two seeds)']
+    assert [s for s in said if s not in card('parent')] == []
+
+
+def test_rates_are_those_of_the_grid():
+    rates = [read_json(RESULTS / f'davis/handcrafted-{t}.json')['setup']['config']['fine_tune']['lr'] for t in (50, 100)]
+    assert rates == [0.003, 0.03]
