@@ -69,6 +69,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'eosvos.core.write_then_rename': ('core.html#write_then_rename', 'eosvos/core.py')},
             'eosvos.datasets': { 'eosvos.datasets.Sequence': ('datasets.html#sequence', 'eosvos/datasets.py'),
                                  'eosvos.datasets.Sequence.clip': ('datasets.html#sequence.clip', 'eosvos/datasets.py'),
+                                 'eosvos.datasets.Sequence.every': ('datasets.html#sequence.every', 'eosvos/datasets.py'),
                                  'eosvos.datasets.Sequence.given': ('datasets.html#sequence.given', 'eosvos/datasets.py'),
                                  'eosvos.datasets.Sequence.ids': ('datasets.html#sequence.ids', 'eosvos/datasets.py'),
                                  'eosvos.datasets.Sequence.image': ('datasets.html#sequence.image', 'eosvos/datasets.py'),

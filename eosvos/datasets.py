@@ -55,6 +55,15 @@ class Sequence:
         "The masks that are given, as `segment` takes them. ValueError where one cannot be read, or an object is in none."
         return _given(self)
 
+    def every(self,
+        stride:int, # take every so many frames
+    ) -> 'Sequence':
+        "A shorter sequence. Each object is given in the first frame left, from its own on, that shows it; where none does, it is left out."
+        short = replace(self, frames=self.frames[::stride], masks=self.masks[::stride], asked=None)
+        if self.starts is None: return short
+        left = [(k, next((j for j in range(-(-i // stride), len(short.masks)) if short.masks[j] and (short.mask(j) == k).any()), None)) for k, i in self.starts]
+        return replace(short, starts=tuple((k, j) for k, j in left if j is not None))
+
     def clip(self) -> Clip:
         "The frames, read one at a time. ValueError where the first cannot be read."
         return Clip(self.frames[0].parent, self.frames)

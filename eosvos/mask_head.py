@@ -74,7 +74,7 @@ def paste_masks(
     masks:Tensor, # (N, M, M) probabilities inside the boxes
     boxes:Tensor, # (N, 4) xyxy, pixels of the image
     size:tuple[int, int], # H, W of the image, pixels
-) -> Tensor: # (N, H, W) probabilities, 0 outside the boxes
+) -> Tensor: # (N, H, W) probabilities, which fade to 0 within a cell or so outside the boxes
     "Each mask, resized and put back where its box is (as torchvision does, with a margin of one cell)."
     M, (H, W) = masks.shape[-1], size
     padded = F.pad(masks, (1, 1, 1, 1))  # a ring of zeros, so that the border is interpolated too

@@ -76,8 +76,11 @@ def scale_targets(
 ) -> list[dict[str, Tensor]]: # the same, in pixels of the resized images
     "Targets that follow their images."
     def scale(target, old, new):
-        masks = F.interpolate(target['masks'][:, None].float(), new, mode='nearest')[:, 0].to(target['masks'].dtype)  # (G, h, w)
-        return target | dict(boxes=scale_boxes(target['boxes'], old, new), masks=masks)
+        given = target['masks'][:, None].float()  # (G, 1, H, W)
+        masks = F.interpolate(given, new, mode='nearest')  # (G, 1, h, w)
+        lost = given.flatten(1).any(dim=1) & ~masks.flatten(1).any(dim=1)  # (G,) so small that every sample missed it
+        if lost.any(): masks[lost] = F.adaptive_max_pool2d(given[lost], new)
+        return target | dict(boxes=scale_boxes(target['boxes'], old, new), masks=masks[:, 0].to(target['masks'].dtype))
     return [scale(*o) for o in zip(targets, olds, news, strict=True)]
 
 # %% ../nbs/09_mask_rcnn.ipynb #f3a50091
@@ -92,13 +95,17 @@ def check_targets(
         for key, want in dict(boxes=(G, 4), labels=(G,), masks=(G, *size)).items():
             if tuple(target[key].shape) != want:
                 raise ValueError(f'target {i}: expected {key} of shape {want}, got {tuple(target[key].shape)}')
-        bad = (target['boxes'][:, 2:] <= target['boxes'][:, :2]).any(dim=1)  # (G,)
-        if bad.any(): raise ValueError(f'target {i}: expected boxes with x1 < x2 and y1 < y2, got {target["boxes"][bad][0].tolist()}')
+        boxes, labels, masks = (target[key] for key in ('boxes', 'labels', 'masks'))
+        if not boxes.is_floating_point(): raise ValueError(f'target {i}: expected boxes of a floating type, got {boxes.dtype}')
+        good = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1)  # (G,); nothing is greater than NaN
+        if not good.all(): raise ValueError(f'target {i}: expected boxes with x1 < x2 and y1 < y2, got {boxes[~good][0].tolist()}')
+        if (labels < 1).any(): raise ValueError(f'target {i}: expected labels from 1, got {labels.min()}')
+        if (masks > 1).any(): raise ValueError(f'target {i}: expected masks of 0 and 1, got {masks.max()}')
 
 # %% ../nbs/09_mask_rcnn.ipynb #6a6f6638
 @dataclass(frozen=True)
 class RoIConfig:
-    "Numbers of the box and the mask head; the defaults are the paper's (torchvision 0.4 and section 4.2)."
+    "Numbers of the box and the mask head; the defaults are the paper's (torchvision 0.4, the supplement, and for the last three the released code)."
     iou:float = 0.5  # a proposal with at least this IoU is an object
     samples:int = 512  # proposals per image in the loss
     positives:float = 0.25  # share of objects among them, at most
@@ -109,7 +116,7 @@ class RoIConfig:
     mask_size:int = 28  # cells per side of the pooled mask; the logits have twice as many
     mask_width:int = 256  # channels of the mask head
     mask_layers:int = 4  # of the mask head
-    score:float = 0.5  # detections below are dropped
+    score:float = 0.5  # detections of this score or below are dropped
     nms_iou:float = 0.5  # of two detections that overlap by more, the better stays
     detections:int = 1  # kept per image: one model follows one object
     beta:float = 1.0  # box loss: 1 is torchvision 0.4 and the paper, 1/9 is torchvision today

@@ -244,17 +244,18 @@ def follow_scores(
     config:SegmentConfig,
     rates:Rates|None=None, # learned learning rates; the one of the configuration if None
     stride:int=1, # take every so many frames
-) -> dict[str, float]: # J of each sequence, mean over frames and objects, first and last frame left out
+) -> dict[str, float]: # J of each sequence: mean over objects and frames after the one that gives them, without the last
     "Fine-tune on the first masks, follow, compare. Where fine-tuning diverges the score is 0. ValueError where too few frames are left."
     result = {}
     for whole in sequences:
-        s, scores = replace(whole, frames=whole.frames[::stride], masks=whole.masks[::stride]), []
+        s, scores = whole.every(stride), []
         if len(s.frames) < 3: raise ValueError(f'{whole.name}: expected at least 3 frames, got {len(s.frames)} with a stride of {stride}')
-        known = s.ids  # reads a mask: once, not for every frame
+        given = s.given()
+        begun = {k: i for i, ids in given.items() for k in object_ids(ids)}
         try:
-            for i, ids in segment(model, s.clip(), s.given(), config, rates=rates):
+            for i, ids in segment(model, s.clip(), given, config, rates=rates):
                 true = s.mask(i) if 0 < i < len(s.frames) - 1 else None
-                if true is not None: scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in known]
+                if true is not None: scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in begun if begun[k] < i]
         except FloatingPointError: scores = [0.0]
         result[s.name] = float(np.mean(scores))
     return result

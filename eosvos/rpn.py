@@ -23,9 +23,9 @@ def base_anchors(
     ratios:tuple[float, ...], # height over width
 ) -> Tensor: # (A, 4) xyxy around the origin, pixels; A = len(ratios) * len(sizes)
     "The anchors of one location: every size in every ratio, of equal area per size. Cached: not to be changed in place."
-    h = torch.sqrt(torch.tensor(ratios))
+    h = torch.tensor(ratios, device='cpu').sqrt()  # cached, so whatever the default device is now
     w = 1 / h
-    ws, hs = ((o[:, None] * torch.tensor(sizes)).flatten() for o in (w, h))  # (A,)
+    ws, hs = ((o[:, None] * torch.tensor(sizes, device='cpu')).flatten() for o in (w, h))  # (A,)
     return (torch.stack([-ws, -hs, ws, hs], dim=1) / 2).round()
 
 # %% ../nbs/04_rpn.ipynb #a7c07423
@@ -38,8 +38,8 @@ def anchor_grid(
     device:torch.device, # where they are needed
 ) -> Tensor: # (h * w * A, 4) xyxy, pixels
     "The anchors of every location of a feature map, row by row. Cached, as all frames of a video share them."
-    (h, w), stride = shape, (image[0] // shape[0], image[1] // shape[1])
-    y, x = torch.meshgrid(torch.arange(h) * stride[0], torch.arange(w) * stride[1], indexing='ij')  # (h, w)
+    stride = image[0] // shape[0], image[1] // shape[1]
+    y, x = torch.meshgrid(*(torch.arange(n, device='cpu') * s for n, s in zip(shape, stride, strict=True)), indexing='ij')  # (h, w)
     shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)  # (h * w, 1, 4)
     return (shifts + base_anchors(sizes, ratios)).reshape(-1, 4).to(device)
 

@@ -11,7 +11,8 @@ import os
 import signal
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -109,8 +110,9 @@ def change(
         if whole != bool(rest or isinstance(value, dict)): raise ValueError(f'{name}: expected {"a field of it" if whole else "a value"}, got {value!r}')
         if whole: value = change(old, {rest: value} if rest else value)
         else: value = as_config(object, value)  # lists become tuples
-        kinds = (int, float) if isinstance(old, float) else (type(old), type(None)) if old is not None else (float, int, str, type(None))
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(old, bool):
-            raise ValueError(f'{name}: expected a value like {old!r}, got {value!r}')
-        config = replace(config, **{first: float(value) if isinstance(old, float) else value})
+        hint = get_type_hints(type(config))[first]
+        kinds = {get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else [hint])}
+        fits = type(value) in kinds or whole or float in kinds and type(value) is int
+        if not fits: raise ValueError(f'{name}: expected {hint if len(kinds) > 1 else hint.__name__}, got {value!r}')
+        config = replace(config, **{first: float(value) if float in kinds and value is not None else value})
     return config

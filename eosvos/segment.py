@@ -151,7 +151,8 @@ class Follower:
         found, = functional_call(self.model, self.weights, ([image[:, rows, columns]],), best)  # one detection, or none
         result = image.new_zeros(image.shape[-2:])
         for mask in found['masks']: result[rows, columns] = mask
-        self.mask, self.sure = result >= self.config.threshold, bool((found['scores'] >= self.config.confident).any())
+        self.mask = result >= self.config.threshold
+        self.sure = bool(self.mask.any() and (found['scores'] >= self.config.confident).any())
         if self.config.online: self.past.append((image, self.mask, self.sure))
         self.steps += 1
         return result
@@ -163,7 +164,7 @@ class Follower:
 
     def adapt(self) -> None:
         "Learn the first frame and sure predictions among the last ones (section 3.3), starting where `online_reset` says."
-        past = [(image, mask) for image, mask, sure in list(self.past)[ONLINE_FRAMES[self.config.online_frames]] if sure and mask.any()]
+        past = [(image, mask) for image, mask, sure in list(self.past)[ONLINE_FRAMES[self.config.online_frames]] if sure]
         images, masks = zip(*[self.pair(*known) for known in [self.given, *past]], strict=True)
         steps = [(list(images), [as_target(m) for m in masks])] * self.config.online_iterations
         start = dict(first=self.tuned, none=self.weights, initial=dict(self.model.named_parameters()))[self.config.online_reset]
@@ -199,6 +200,7 @@ def segment(
     backwards = backwards and len(masks) == 1
     device = device or next(model.parameters()).device
     model, followers, first = model.to(device), {}, min(masks)
+    if isinstance(rates, dict): rates = {name: rate.to(device) for name, rate in rates.items()}
     for i in [*range(first, len(clip)), *reversed(range(first))]:
         image = clip[i].to(device)
         ids = torch.zeros(image.shape[-2:], dtype=torch.uint8, device=device)

@@ -51,7 +51,7 @@ class MetaConfig:
     decay: bool = False  # outer rates fall along half a cosine; the paper's are fixed
     greatest: float | None = None  # learning rates stay below this; below none in the paper
     clip: float | None = None  # greatest norm of an inner gradient; none in the paper
-    outer_clip: float | None = None  # greatest norm of a task's gradient for the initialisation; none in the paper
+    outer_clip: float | None = None  # greatest norm of a task's gradient for the initialisation (that for the rates is scaled along); none in the paper
     shares: tuple[tuple[int, float], ...] = ()  # multi-step loss: (inner steps, weight); () is all after the last step (equation 4)
     average: float = 0.0  # decay of the running mean of what is learned; 0 keeps the last, as the paper does
     steps: int = 100_000  # outer steps; the paper says four days on four GPUs (section 4.2)

@@ -86,8 +86,11 @@ def read_weights(
     "What is in one of our files. ValueError, with its name, where it is not one of ours or not whole."
     about = read_header(file).get('__metadata__', {})
     if 'eosvos' not in about: raise ValueError(f"{file}: expected metadata 'eosvos', as `save_weights` writes, got {sorted(about)}")
-    try: return load_file(file), json.loads(about['eosvos'])
-    except (SafetensorError, OSError) as error: raise ValueError(f'{file}: cannot be read: {error}') from error
+    try: tensors, about = load_file(file), json.loads(about['eosvos'])
+    except (SafetensorError, OSError, ValueError) as error: raise ValueError(f'{file}: cannot be read: {error}') from error
+    if not isinstance(about, dict) or not {'config', 'notes'} <= about.keys():
+        raise ValueError(f"{file}: expected 'config' and 'notes' in its metadata, got {str(about):.80}")
+    return tensors, about
 
 # %% ../nbs/11_weights.ipynb #491aa55f
 def check_state(

@@ -195,7 +195,7 @@ def test_toml(tmp_path):
 
 
 @pytest.mark.parametrize('setting, message', [
-    ('stepz=1', "got 'stepz'"), ('tasks.stepz=1', "TaskConfig: .* got 'stepz'"), ('steps=1.5', 'expected a value like 400, got 1.5'),
+    ('stepz=1', "got 'stepz'"), ('tasks.stepz=1', "TaskConfig: .* got 'stepz'"), ('steps=1.5', 'expected int, got 1.5'),
     ('steps=true', 'got True'), ('decay=1', 'got 1'), ('steps', "expected key=value, got 'steps'"), ('tasks.pair=next', "got 'next'"), ('tasks=1', 'tasks'),
     ('steps.more=1', 'steps'),
 ])

@@ -361,7 +361,7 @@ def test_learned_rates_reach_every_inner_step(monkeypatch):
     clip, truth = scene(upper)
     config = replace(QUICK, online=True, online_every=3, online_iterations=1)
     list(segment(Scripted(), clip, {0: truth[0]}, config, rates=rates))
-    assert len(seen) == 3 and all(o is rates for o in seen)
+    assert len(seen) == 3 and all(o == rates for o in seen)
     list(segment(Scripted(), clip, {0: truth[0]}, config))
     assert seen[3:] == [None] * 3
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from conftest import demo_set
 
-from eosvos.parent import ParentConfig
+from eosvos.core import DEMO
+from eosvos.datasets import Sequence
+from eosvos.parent import ParentConfig, follow_scores
+from eosvos.segment import SMALL_SEGMENT
 from eosvos.small import SMALL
 from eosvos.train import main
 from eosvos.weights import SHIPPED, load_model, read_weights
@@ -61,3 +64,15 @@ def test_shipped_parent_is_of_the_recipe():
     assert SHIPPED['parent'].stat().st_size < 20e6 and sum(t.dtype == torch.float16 for t in tensors.values()) == 186
     log = SHIPPED['parent'].with_name('parent_training.csv').read_text().splitlines()
     assert len(log) == ParentConfig().steps + 1 and load_model('parent')[1] == ParentConfig().model == SMALL
+
+
+def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
+    files = [tuple(sorted((DEMO / folder).iterdir())) for folder in ('frames', 'masks')]
+    whole = Sequence('cup', *files, starts=((1, 9),))
+
+    def perfect_later(model, clip, given, config, rates):
+        assert list(given) == [3]   # frame 12 is the first of every fourth that comes after frame 9
+        for i in range(len(clip)): yield i, whole.mask(4 * i) if i > 3 else torch.zeros_like(given[3])
+
+    monkeypatch.setattr('eosvos.parent.segment', perfect_later)
+    assert follow_scores(None, [whole], SMALL_SEGMENT, stride=4) == {'cup': 1.0}
