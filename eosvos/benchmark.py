@@ -31,6 +31,7 @@ from .core import find_device, write_then_rename
 from .datasets import Sequence, davis, youtube_vos
 from .mask_rcnn import MaskRCNN, ModelConfig
 from .metrics import evaluate, write_csv
+from .runs import difference
 from .segment import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig, segment
 from .video import object_ids, read_mask, write_mask
 from .weights import SHIPPED, load_model, load_rates
@@ -115,10 +116,6 @@ def write_json(
     with write_then_rename(file) as temporary: temporary.write_text(json.dumps(values, indent=1) + '\n', 'utf-8')
 
 
-def _flat(values, prefix=''): # nested dicts -> {'config.seed': 1, ...}
-    return {key: o for k, v in values.items() for key, o in (_flat(v, f'{prefix}{k}.') if isinstance(v, dict) else {prefix + k: v}).items()}
-
-
 def begin(
     out:Path, # folder of results; made if needed
     setup:dict, # of `describe`
@@ -127,9 +124,7 @@ def begin(
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise ValueError(f'{out} cannot be made: {error.strerror}') from error
     if (file := out / 'setup.json').exists():
-        old, new = _flat(read_json(file)), _flat(setup)
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key): raise ValueError(f'{out}: holds results with {key} {old.get(key)!r}, not {new.get(key)!r}; name another --out')
+        if odd := difference(read_json(file), setup): raise ValueError(f'{out}: holds results with {odd}; name another --out')
     else:
         strange = sorted(path.name for path in out.iterdir() if not path.name.startswith('.setup.'))  # that one is left where we were killed
         if strange: raise ValueError(f'{out}: expected an empty folder or results of this benchmark, got {strange[0]}')

@@ -267,7 +267,9 @@ def plot_over_time(
         ax.legend(fontsize=7)
     if path is not None:
         plt.close(figure)
-        with write_then_rename(path) as temporary: figure.savefig(temporary)
+        try:
+            with write_then_rename(path) as temporary: figure.savefig(temporary)
+        except ValueError as error: raise ValueError(f'{path}: expected a name in .png, .svg or .pdf; {error}') from error
     return figure
 
 # %% ../nbs/14_metrics.ipynb #e6a7c8d1

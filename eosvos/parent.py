@@ -10,7 +10,7 @@ __all__ = ['HELD_OUT', 'DAVIS_VAL', 'ParentConfig', 'training_sets', 'Pictures',
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -26,7 +26,7 @@ from .datasets import Sequence, davis, image_set, youtube_vos
 from .inner_sgd import Rates
 from .mask_rcnn import MaskRCNN
 from .metrics import jaccard
-from .runs import Processes, plot_log, write_log
+from .runs import Processes, check_counts, difference, plot_log, write_log
 from .segment import SegmentConfig, segment
 from .small import SMALL, ModelConfig, build, lite0_names
 from .video import object_ids
@@ -58,6 +58,8 @@ class ParentConfig:
     every: int = 50  # steps between checkpoints
     workers: int = 0  # processes that decode pictures, per training process
     seed: int = 1
+
+    def __post_init__(self): check_counts(self, 'steps', 'batch', 'every')
 
 # %% ../nbs/19_parent.ipynb #fccb5180
 DAVIS_VAL = frozenset("""bike-packing blackswan bmx-trees breakdance camel car-roundabout car-shadow cows dance-twirl dog dogs-jump drift-chicane
@@ -160,13 +162,13 @@ class ParentRun:
 
     def save(self, path:Path) -> None:
         "Write the checkpoint, or leave the old one as it is."
-        state = dict(step=self.step, config=repr(self.config), model=self.model.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict())
+        state = dict(step=self.step, config=asdict(self.config), model=self.model.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict())
         with write_then_rename(path) as temporary: torch.save(state, temporary)
 
     def load(self, path:Path) -> None:
         "Take up a checkpoint. ValueError where it is of another configuration."
         state = torch.load(path, weights_only=True, map_location=self.parameters[0].device)
-        if state['config'] != repr(self.config): raise ValueError(f'{path}: expected a run of {self.config}, got one of {state["config"]}')
+        if odd := difference(state['config'], asdict(self.config)): raise ValueError(f'{path}: holds a run with {odd}')
         self.step, self.mean = state['step'], state['mean']
         self.model.load_state_dict(state['model'])
         self.optimizer.load_state_dict(state['optimizer'])

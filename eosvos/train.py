@@ -11,7 +11,7 @@ import math
 import tomllib
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -29,7 +29,7 @@ from .datasets import Sequence
 from .inner_sgd import Batch, Rates, Weights, initial_weights, learning_rates
 from .meta import MetaGradient, meta_gradient
 from .parent import HELD_OUT, ParentConfig, follow_scores, train_parent, training_sets
-from .runs import Processes, change, plot_log, write_log
+from .runs import Processes, change, check_counts, difference, plot_log, write_log
 from .segment import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
@@ -38,7 +38,7 @@ from .weights import load_model, load_rates, save_weights
 @dataclass(frozen=True)
 class MetaConfig:
     "Meta-training of initialisation and learning rates; the defaults are the paper's."
-    start: str = 'coco.safetensors'  # file of weights, or the name of shipped ones (section 4.2: COCO)
+    start: str = 'coco.safetensors'  # file of weights, or the name of shipped ones (section 4.2: COCO; made by `eosvos weights coco --out coco.safetensors`)
     tasks: TaskConfig = TaskConfig(steps=5)  # T = 5 inner steps (section 4.2); views as in the released code
     level: str = 'neuron'  # of the learning rates (section 3.2.4)
     rate: float = 1e-3  # learning rates start around this (released code) ...
@@ -64,6 +64,8 @@ class MetaConfig:
     channels_last: bool = False  # memory format of weights and pictures
     workers: int = 2  # processes that draw tasks, per training process
     seed: int = 1
+
+    def __post_init__(self): check_counts(self, 'steps', 'batch', 'every', 'stride')
 
 # %% ../nbs/22_train.ipynb #551ad777
 PRESETS = dict(
@@ -122,13 +124,13 @@ class MetaRun:
 
     def save(self, path:Path) -> None:
         "Write the checkpoint, or leave the old one as it is."
-        state = dict(step=self.step, best=self.best, config=repr(self.config), learned=self.learned, mean=self.mean, optimizer=self.optimizer.state_dict())
+        state = dict(step=self.step, best=self.best, config=asdict(self.config), learned=self.learned, mean=self.mean, optimizer=self.optimizer.state_dict())
         with write_then_rename(path) as temporary: torch.save(state, temporary)
 
     def load(self, path:Path) -> None:
         "Take up a checkpoint. ValueError where it is of another configuration."
         state = torch.load(path, weights_only=True, map_location=self.learned[0].device)
-        if state['config'] != repr(self.config): raise ValueError(f'{path}: expected a run of {self.config}, got one of {state["config"]}')
+        if odd := difference(state['config'], asdict(self.config)): raise ValueError(f'{path}: holds a run with {odd}')
         self.step, self.best = state['step'], state['best']
         for ours, theirs in ((self.learned, state['learned']), (self.mean, state['mean'])):
             for a, b in zip(ours, theirs, strict=True): a.copy_(b)
@@ -284,7 +286,7 @@ def train_meta(
 
 # %% ../nbs/22_train.ipynb #fbf39ef2
 def main(
-    config:Annotated[str, typer.Argument(metavar='CONFIG', help="What to train: the name of a preset ('parent', 'small', 'paper') or a TOML file.")],
+    config:Annotated[str, typer.Argument(metavar='CONFIG', help="What to train: a preset ('parent', 'small', 'paper') or a TOML file.")],
     data:Annotated[Path, typer.Option(help='Folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/: what is trained on.', envvar='EOSVOS_DATA')],
     out:Annotated[Path, typer.Option(help='Folder for checkpoint, weights, logs and plot.')],
     settings:Annotated[list[str], typer.Option('--set', metavar='KEY=VALUE', help="Change a value of the configuration, for instance 'tasks.steps=10'.")]=(),
@@ -294,10 +296,12 @@ def main(
     "Train a model. Under torchrun the work is shared by its processes. Ctrl-C stops after the current step."
     chosen = read_config(config, list(settings))
     if (out / 'last.pt').exists() and not resume: raise ValueError(f'{out}: expected no run in it, got last.pt; add --resume to go on, or name another --out')
+    if (old := out / 'weights.safetensors').exists() and not (out / 'last.pt').exists(): raise ValueError(f'{old}: would be lost; name another --out')
     torch.use_deterministic_algorithms(True, warn_only=True)  # a GPU kernel without such a form only warns
     with Processes() as processes:
         processes.listen()
-        (train_parent if isinstance(chosen, ParentConfig) else train_meta)(chosen, data, out, processes.device(device), processes)
+        run = (train_parent if isinstance(chosen, ParentConfig) else train_meta)(chosen, data, out, processes.device(device), processes)
+        if processes.rank == 0: print(f'{out}: {run.step} of {chosen.steps} steps done{"; go on with --resume" * (run.step < chosen.steps)}', flush=True)
 
 # %% ../nbs/22_train.ipynb #cf2137bf
 if __name__ == '__main__':

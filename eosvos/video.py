@@ -252,11 +252,12 @@ def open_clip(
 def first_masks(
     path:Path|str, # a mask file, or a folder of masks named like frames
     clip:Clip, # the frames that they belong to
-    frame:int=0, # the frame of a mask file; unused with a folder
+    frame:int=0, # the frame of a mask file; 0 with a folder, whose files name their frames
 ) -> dict[int, Tensor]: # frame index -> (H, W) int64 ids, in order of frames
     "The masks that are given. ValueError where one has no object, no frame, or another size than the frames."
     path = Path(path)
     if path.is_dir():
+        if frame: raise ValueError(f'{path}: the masks of a folder are named like their frames; expected no number of a frame, got {frame}')
         files = pictures(path)
         strange = [file for name, file in files.items() if name not in set(clip.names)]
         if strange: raise ValueError(f'{strange[0]}: expected the name of a frame, such as {clip.names[0]}, got {strange[0].stem}')

@@ -88,8 +88,7 @@ def read_weights(
     if 'eosvos' not in about: raise ValueError(f"{file}: expected metadata 'eosvos', as `save_weights` writes, got {sorted(about)}")
     try: tensors, about = load_file(file), json.loads(about['eosvos'])
     except (SafetensorError, OSError, ValueError) as error: raise ValueError(f'{file}: cannot be read: {error}') from error
-    if not isinstance(about, dict) or not {'config', 'notes'} <= about.keys():
-        raise ValueError(f"{file}: expected 'config' and 'notes' in its metadata, got {str(about):.80}")
+    if not isinstance(about, dict) or 'config' not in about: raise ValueError(f"{file}: expected 'config' in its metadata, got {str(about):.80}")
     return tensors, about
 
 # %% ../nbs/11_weights.ipynb #491aa55f
@@ -181,7 +180,8 @@ def read_foreign(
     "A file of another program, of which nothing is executed. ValueError, with its name, where it cannot be read."
     try: data = load_file(file) if Path(file).suffix == '.safetensors' else torch.load(file, map_location='cpu', weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition('\n')[0] or 'nothing'
+        advice = isinstance(error, pickle.UnpicklingError)  # of torch, to execute what is in the file
+        reason = 'something else' if advice else str(error).partition('\n')[0] or 'nothing'
         raise ValueError(f'{file}: expected tensors, in safetensors or of torch.save, got: {reason}') from error
     if isinstance(data, dict) and all(isinstance(name, str) for name in data): return data
     raise ValueError(f'{file}: expected a dict of tensors by name, got {type(data).__name__}')

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,26 @@ def test_masks_and_overlay(frames, mask, out):
     for path in (out / 'masks').iterdir():
         with Image.open(path) as picture: assert picture.mode == 'P' and picture.size == (160, 90)
     assert len(open_clip(out / 'overlay.mp4')) == 3
+
+
+def test_objects_are_named_first(frames, mask, out):
+    with Image.open(mask) as picture: ids = np.array(picture)
+    ids[:9], ids[-9:] = 7, 255
+    Image.fromarray(ids).save(mask)
+    said = eosvos(*segment(frames, mask, out)).stderr
+    assert 'fine-tuning on 2 objects: 1, 7; 255 is taken as unknown, not as an object' in said
+
+
+def test_a_warning_is_a_line(frames, mask, out, monkeypatch):
+    monkeypatch.setattr(cli, 'objects_line', lambda given: warnings.warn('turned', stacklevel=2))
+    said = eosvos(*segment(frames, mask, out)).stderr
+    assert 'eosvos: turned\n' in said and '.py' not in said
+
+
+def test_a_folder_of_masks_needs_no_number_of_a_frame(frames, mask, out, tmp_path):
+    (tmp_path / 'masks').mkdir()
+    mask.rename(tmp_path / 'masks/00001.png')
+    assert 'expected no number of a frame, got 2' in refused(*segment(frames, tmp_path / 'masks', out, '--mask-frame', 2))
 
 
 @pytest.fixture
@@ -414,6 +435,10 @@ def test_weights_refuse(tmp_path):
 
 def test_train_refuses(tmp_path):
     assert "got 'grandparent'" in refused('train', 'grandparent', '--data', tmp_path, '--out', tmp_path / 'run')
+    for wrong in 'every=0', 'steps=0', 'batch=-1':
+        assert 'expected at least 1' in refused('train', 'small', '--data', tmp_path, '--out', tmp_path / 'run', '--set', wrong)
+    (tmp_path / 'weights.safetensors').write_text('an hour of work')
+    assert 'weights.safetensors: would be lost' in refused('train', 'small', '--data', tmp_path, '--out', tmp_path, '--resume')
 
 
 @pytest.mark.parametrize('command, words', {
@@ -454,7 +479,10 @@ def test_a_plot_of_the_scores_over_time(tmp_path):
     works('evaluate', DEMO / 'masks', DEMO / 'masks', '--plot', tmp_path / 'time.png')
     with Image.open(tmp_path / 'time.png') as picture: assert picture.size[0] > 300
     assert names(tmp_path) == ['time.png']
-    assert 'nowhere' in refused('evaluate', DEMO / 'masks', DEMO / 'masks', '--plot', tmp_path / 'nowhere/time.png')
+    for wrong in 'nowhere/time.png', 'time.xyz':    # found late; but the scores are shown
+        done = eosvos('evaluate', DEMO / 'masks', DEMO / 'masks', '--plot', tmp_path / wrong)
+        assert done.exit_code == 1 and '100.0' in done.stdout and wrong in done.stderr and 'Traceback' not in done.stderr
+    assert names(tmp_path) == ['time.png']
 
 
 def test_the_protocol_decides_which_frames_count(tmp_path):

@@ -174,7 +174,7 @@ def test_an_unknown_align_is_refused():
     with pytest.raises(ValueError, match=r"align: expected one of \['fast', 'twice'\], got 'slow'"): tiny(align='slow')
 
 
-@pytest.mark.parametrize('box', [[5., 5, 5, 9], [5, 9, 9, 9], [9, 5, 5, 9], [5, 9, 9, 5]])
+@pytest.mark.parametrize('box', [[5., 5, 5, 9], [5., 9, 9, 9], [9., 5, 5, 9], [5., 9, 9, 5]])
 def test_a_box_without_area_is_refused(box):
     target = dict(boxes=torch.tensor([box]), labels=torch.tensor([1]), masks=torch.ones(1, 16, 16))
     with pytest.raises(ValueError, match='expected boxes with x1 < x2 and y1 < y2, got'): check_targets([torch.rand(3, 16, 16)], [target])

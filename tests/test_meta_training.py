@@ -175,7 +175,7 @@ def test_another_configuration_is_refused(lesson, tmp_path):
     root, changes = lesson
     config = change(PRESETS['small'], changes | {'steps': 1, 'batch': 1, 'workers': 0})
     train_meta(config, root, tmp_path)
-    with pytest.raises(ValueError, match=r'last\.pt: expected a run of .* got one of '): train_meta(replace(config, seed=2), root, tmp_path)
+    with pytest.raises(ValueError, match=r'last\.pt: holds a run with seed 1, not 2'): train_meta(replace(config, seed=2), root, tmp_path)
     with pytest.raises(ValueError, match='3 processes'): next(task_stream(replace(config, batch=4), root, fake(3), 0))
 
 
