@@ -97,7 +97,7 @@ def augment(
         matrix = affine(angle, fit * zoom, flip, old, new, shift)
         moved = warp(masks, matrix, new, mode='nearest')
         if moved.any() or not masks.any(): break
-    else:  # the whole picture: nothing is cut off
-        matrix = affine(0, min(new[0] / old[0], new[1] / old[1]), False, old, new)
+    else:
+        matrix = affine(0, fit, False, old, new)
         moved = warp(masks, matrix, new, mode='nearest')
     return warp(image, matrix, new), moved
