@@ -231,6 +231,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'eosvos.runs.check_counts': ('runs.html#check_counts', 'eosvos/runs.py'),
                              'eosvos.runs.difference': ('runs.html#difference', 'eosvos/runs.py'),
                              'eosvos.runs.plot_log': ('runs.html#plot_log', 'eosvos/runs.py'),
+                             'eosvos.runs.read_checkpoint': ('runs.html#read_checkpoint', 'eosvos/runs.py'),
                              'eosvos.runs.write_log': ('runs.html#write_log', 'eosvos/runs.py')},
             'eosvos.segment': { 'eosvos.segment.Follower': ('segment.html#follower', 'eosvos/segment.py'),
                                 'eosvos.segment.Follower.__init__': ('segment.html#follower.__init__', 'eosvos/segment.py'),

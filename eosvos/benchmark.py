@@ -87,15 +87,15 @@ def load(
     model:str, # name or file of weights
     init:str|None=None, # name or file of the weights to start from, if others
     rates:bool=True, # whether the learned learning rates of `model` are wanted
-    device:torch.device|str='cpu',
-) -> tuple[MaskRCNN, ModelConfig, dict[str, Tensor]|None]: # the last is None where there are no learned rates, or they are not wanted
+    device:torch.device|str='cpu', # where the model shall be
+) -> tuple[MaskRCNN, ModelConfig, dict[str, Tensor]|None]: # the last on the CPU; None where there are no learned rates, or they are not wanted
     "A model and its learning rates. ValueError where a file cannot be read, or the rates are those of another model."
     network, config = load_model(init or model, device)
     learned = load_rates(model) if rates else None
     if learned is None: return network, config, None
     odd = sorted(learned.keys() ^ dict(network.named_parameters()).keys() if learned.keys() != {''} else [])  # '': one for all
     if odd: raise ValueError(f'{model}: expected a learning rate for every parameter of the model and no other, {odd[0]} has none or is none')
-    return network, config, {name: rate.to(device) for name, rate in learned.items()}
+    return network, config, learned
 
 # %% ../nbs/23_benchmark.ipynb #6d43b051
 def read_json(

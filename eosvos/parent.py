@@ -26,7 +26,7 @@ from .datasets import Sequence, davis, image_set, youtube_vos
 from .inner_sgd import Rates
 from .mask_rcnn import MaskRCNN
 from .metrics import jaccard
-from .runs import Processes, check_counts, difference, plot_log, write_log
+from .runs import Processes, check_counts, plot_log, read_checkpoint, write_log
 from .segment import SegmentConfig, segment
 from .small import SMALL, ModelConfig, build, lite0_names
 from .video import object_ids
@@ -167,9 +167,9 @@ class ParentRun:
 
     def load(self, path:Path) -> None:
         "Take up a checkpoint. ValueError where it is of another configuration."
-        state = torch.load(path, weights_only=True, map_location=self.parameters[0].device)
-        if odd := difference(state['config'], asdict(self.config)): raise ValueError(f'{path}: holds a run with {odd}')
-        self.step, self.mean = state['step'], state['mean']
+        state = read_checkpoint(path, self.config)
+        self.step = state['step']
+        for name, value in self.mean.items(): value.copy_(state['mean'][name])
         self.model.load_state_dict(state['model'])
         self.optimizer.load_state_dict(state['optimizer'])
 
@@ -247,7 +247,7 @@ def follow_scores(
     rates:Rates|None=None, # learned learning rates; the one of the configuration if None
     stride:int=1, # take every so many frames
 ) -> dict[str, float]: # J of each sequence: mean over objects and frames after the one that gives them, without the last
-    "Fine-tune on the first masks, follow, compare. Where fine-tuning diverges the score is 0. ValueError where too few frames are left."
+    "Fine-tune on the first masks, follow, compare. Where fine-tuning diverges the score is 0. ValueError where too few frames are left to score."
     result = {}
     for whole in sequences:
         s, scores = whole.every(stride), []
@@ -259,6 +259,7 @@ def follow_scores(
                 true = s.mask(i) if 0 < i < len(s.frames) - 1 else None
                 if true is not None: scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in begun if begun[k] < i]
         except FloatingPointError: scores = [0.0]
+        if not scores: raise ValueError(f'{whole.name}: expected an object before the last two of {len(s.frames)} frames, found none')
         result[s.name] = float(np.mean(scores))
     return result
 

@@ -29,7 +29,7 @@ from .datasets import Sequence
 from .inner_sgd import Batch, Rates, Weights, initial_weights, learning_rates
 from .meta import MetaGradient, meta_gradient
 from .parent import HELD_OUT, ParentConfig, follow_scores, train_parent, training_sets
-from .runs import Processes, change, check_counts, difference, plot_log, write_log
+from .runs import Processes, change, check_counts, plot_log, read_checkpoint, write_log
 from .segment import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
@@ -129,8 +129,7 @@ class MetaRun:
 
     def load(self, path:Path) -> None:
         "Take up a checkpoint. ValueError where it is of another configuration."
-        state = torch.load(path, weights_only=True, map_location=self.learned[0].device)
-        if odd := difference(state['config'], asdict(self.config)): raise ValueError(f'{path}: holds a run with {odd}')
+        state = read_checkpoint(path, self.config)
         self.step, self.best = state['step'], state['best']
         for ours, theirs in ((self.learned, state['learned']), (self.mean, state['mean'])):
             for a, b in zip(ours, theirs, strict=True): a.copy_(b)

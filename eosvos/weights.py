@@ -9,7 +9,6 @@ __all__ = ['RATES', 'SHIPPED', 'RENAMED', 'read_header', 'as_config', 'save_weig
 
 # %% ../nbs/11_weights.ipynb #3ce13be1
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.resources import files
@@ -179,9 +178,9 @@ def read_foreign(
 ) -> dict[str, Any]: # what it holds, on the CPU
     "A file of another program, of which nothing is executed. ValueError, with its name, where it cannot be read."
     try: data = load_file(file) if Path(file).suffix == '.safetensors' else torch.load(file, map_location='cpu', weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        advice = isinstance(error, pickle.UnpicklingError)  # of torch, to execute what is in the file
-        reason = 'something else' if advice else str(error).partition('\n')[0] or 'nothing'
+    except Exception as error:  # an unpickler may raise anything at the bytes of another program
+        told = isinstance(error, (OSError, SafetensorError, RuntimeError))  # others tell of pickles, and advise to execute them
+        reason = str(error).partition('\n')[0] if told else 'something else'
         raise ValueError(f'{file}: expected tensors, in safetensors or of torch.save, got: {reason}') from error
     if isinstance(data, dict) and all(isinstance(name, str) for name in data): return data
     raise ValueError(f'{file}: expected a dict of tensors by name, got {type(data).__name__}')

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,6 @@ def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
 
     monkeypatch.setattr('eosvos.parent.segment', perfect_later)
     assert follow_scores(None, [whole], SMALL_SEGMENT, stride=4) == {'cup': 1.0}
+    monkeypatch.setattr('eosvos.parent.segment', lambda *_, **__: ((i, whole.mask(i)) for i in range(40)))
+    with pytest.raises(ValueError, match='cup: expected an object before the last two of 40 frames'):
+        follow_scores(None, [replace(whole, starts=((1, 38),))], SMALL_SEGMENT)
