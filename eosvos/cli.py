@@ -31,6 +31,7 @@ from .benchmark import Team, collect, describe, find_sequences, load, preset, ru
 from .core import DEMO, find_device, overlay, show, write_then_rename
 from .mask_rcnn import MaskRCNN
 from .metrics import Result, evaluate, plot_over_time, write_csv
+from .runs import own_device
 from .segment import SegmentConfig, segment
 from .video import VOID, Clip, first_masks, object_ids, open_clip, read_mask, write_mask, write_video
 
@@ -205,7 +206,7 @@ def benchmark_command(
 ) -> None:
     "Run a variant of the paper on a whole data set, and score it."
     team, sequences = Team(), find_sequences(root, dataset, split)
-    where = team.device(device)
+    where = own_device(device)
     network, about, learned = load(model, init, rates and lr is None, where)
     config = replace(variant(name, preset(about)), online_frames=online_frames, online_reset=online_reset, seed=seed)
     config = replace(config, fine_tune=replace(config.fine_tune, **given_only(lr=lr)), **given_only(boxes=boxes, overlap=overlap, fill=fill))
