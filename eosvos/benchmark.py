@@ -90,7 +90,7 @@ def load(
     rates:bool=True, # whether the learned learning rates of `model` are wanted
     device:torch.device|str='cpu', # where the model shall be
 ) -> tuple[MaskRCNN, ModelConfig, dict[str, Tensor]|None]: # the last on the CPU; None where there are no learned rates, or they are not wanted
-    "A model and its learning rates. ValueError where a file cannot be read, or belongs to another model."
+    "A model and its learning rates. ValueError where a file cannot be read or is of another model."
     network, config = load_model(init or model, device)
     if init and (odd := difference(asdict(config), asdict(load_model(model)[1]))):
         raise ValueError(f'{init}: holds a model with {odd} as in {model}')
@@ -163,7 +163,7 @@ def follow_sequence(
 # %% ../nbs/23_benchmark.ipynb #99194367
 class Team:
     "The processes that torchrun started, or just this one."
-    calls = itertools.count()  # of all teams of a process: the store of torchrun outlives them, and remembers their names
+    calls = itertools.count()  # of all teams of a process: torchrun's store outlives them
 
     def __init__(self):
         self.store, self.rank, self.world = None, 0, 1

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Weights', 'Rates', 'Batch', 'LEVELS', 'FineTuneConfig', 'make_target', 'as_target', 'views', 'initial_weights',
-           'losses_with', 'leaves', 'loss_gradient', 'descend', 'inner_step', 'fine_tune', 'rate_shape',
+           'losses_with', 'leaves', 'clip_norm', 'loss_gradient', 'descend', 'inner_step', 'fine_tune', 'rate_shape',
            'learning_rates']
 
 # %% ../nbs/15_inner_sgd.ipynb #9120a17c
@@ -39,8 +39,8 @@ class FineTuneConfig:
 def make_target(
     masks:Tensor, # (N, H, W) bool
     unknown:Tensor, # (H, W) bool: pixels of which nothing is known
-) -> dict[str, Tensor]: # boxes (N, 4), labels (N,), masks (N, H, W); where some are unknown, valid (H, W) bool
-    "What `MaskRCNN` should find in a picture."
+) -> dict[str, Tensor]: # boxes (N, 4), labels (N,), masks (N, H, W), and perhaps valid (H, W) bool
+    "What `MaskRCNN` should find in a picture; `valid` says what is known, where not everything is."
     labels = torch.ones(len(masks), dtype=torch.int64, device=masks.device)
     target = dict(boxes=masks_to_boxes(masks), labels=labels, masks=masks.to(torch.uint8))
     return target | dict(valid=~unknown) if unknown.any() else target
@@ -88,9 +88,21 @@ def leaves(
     model:nn.Module,
     weights:Weights, # stay as they are
 ) -> Weights: # the same numbers in new tensors
-    "The weights to differentiate by: those of parameters that the model does not hold fixed."
-    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
-    return {name: w.detach().requires_grad_() for name, w in weights.items() if name not in fixed}
+    "What a gradient is taken of: weights whose parameters the model does not hold fixed."
+    free = [name for name, p in model.named_parameters() if p.requires_grad and name in weights]
+    return {name: weights[name].detach().requires_grad_() for name in free}
+
+
+def clip_norm(
+    tensors:list[Tensor], # changed in place
+    greatest:float|None, # norm that is left as it is; None: any
+    others:Iterable[Tensor]=(), # scaled along
+) -> float: # the norm before
+    "Scale tensors down where their common norm is too large."
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors))).item()
+    if greatest is not None and norm > greatest:
+        torch._foreach_mul_([*tensors, *others], greatest / norm)
+    return norm
 
 
 @torch.enable_grad()
@@ -106,10 +118,10 @@ def loss_gradient(
     losses = losses_with(model, weights | free, batch, random)
     total, values = sum(losses.values()), {name: loss.item() for name, loss in losses.items()}
     if not total.isfinite(): raise FloatingPointError(f'losses are not finite: {values}')
-    gradients = torch.autograd.grad(total, list(free.values()), materialize_grads=True)  # 0 where a weight was not used
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
-    if not math.isfinite(norm): raise FloatingPointError(f'the gradient is not finite, the losses are {values}')
-    if clip is not None and norm > clip: torch._foreach_mul_(gradients, clip / norm)
+    # 0 where a weight was not used
+    gradients = torch.autograd.grad(total, list(free.values()), materialize_grads=True)
+    if not math.isfinite(clip_norm(gradients, clip)):
+        raise FloatingPointError(f'the gradient is not finite, the losses are {values}')
     return dict(zip(free, gradients)), values
 
 # %% ../nbs/15_inner_sgd.ipynb #edf3862c
@@ -121,7 +133,9 @@ def descend(
     "Plain SGD (equation 5)."
     moved, steps = [weights[name] for name in gradients], list(gradients.values())
     if isinstance(rates, float): torch._foreach_add_(moved, steps, alpha=-rates)
-    else: torch._foreach_addcmul_(moved, steps, [rates.get(name, rates.get('')) for name in gradients], value=-1)
+    else:
+        own = [rates.get(name, rates.get('')) for name in gradients]
+        torch._foreach_addcmul_(moved, steps, own, value=-1)
 
 
 def inner_step(

@@ -97,7 +97,8 @@ def meta_gradient(
     shares:dict[int, float]|None=None, # weight of the meta loss after each number of inner steps; all of it after T if None
 ) -> MetaGradient:
     "Backpropagation through time (equation 4), first order, in closed form. FloatingPointError where a loss is not finite."
-    fast, sums = ({name: f(w.detach()) for name, w in weights.items()} for f in (torch.clone, torch.zeros_like))
+    fast = {name: w.detach().clone() for name, w in weights.items()}
+    sums = {name: torch.zeros_like(w) for name, w in fast.items()}
     shares, total, inner = check_shares(shares, len(batches)), None, []
     for t in range(len(batches) + 1):
         if t in shares:
@@ -106,7 +107,8 @@ def meta_gradient(
             new = gradients, rate_gradient(rates, gradients, sums)
             if total is None: total = new
             else:
-                for ours, more in zip(total, new): torch._foreach_add_(list(ours.values()), list(more.values()))
+                for ours, more in zip(total, new):
+                    torch._foreach_add_(list(ours.values()), list(more.values()))
         if t == len(batches): return MetaGradient(*total, losses, inner)
         gradients, values = loss_gradient(model, fast, batches[t], clip, generator(*key, 'sample', t))
         torch._foreach_add_([sums[name] for name in gradients], list(gradients.values()))

@@ -4,19 +4,17 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'COLUMNS', 'MetaConfig', 'read_config', 'MetaRun', 'task_gradient', 'outer_sums', 'task_stream', 'validate',
-           'keep', 'train_meta', 'main']
+           'keep_best', 'train_meta', 'main']
 
 # %% ../nbs/22_train.ipynb #1153b11a
 import math
 import tomllib
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import typer
@@ -26,10 +24,10 @@ from torch.utils.data import DataLoader
 from .augment import AugmentConfig
 from .core import write_then_rename
 from .datasets import Sequence
-from .inner_sgd import Batch, Rates, Weights, initial_weights, learning_rates
+from .inner_sgd import Batch, Rates, Weights, clip_norm, initial_weights, learning_rates
 from .meta import MetaGradient, meta_gradient
 from .parent import HELD_OUT, ParentConfig, follow_scores, train_parent, training_sets
-from .runs import Processes, begun, change, check_counts, difference, own_device, plot_log, read_checkpoint, write_log
+from .runs import Processes, change, check_counts, difference, keep, own_device, read_checkpoint, read_log, take_up, write_log
 from .segment import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
@@ -112,8 +110,9 @@ class MetaRun:
         self.weights = initial_weights(self.model)
         fresh = learning_rates(self.weights, config.level, config.rate, config.spread, config.seed)
         self.rates = {name: r.to(device) for name, r in (load_rates(config.start) or fresh).items()}
-        shapes, wanted = ({name: tuple(r.shape) for name, r in rates.items()} for rates in (self.rates, fresh))
-        if odd := difference(shapes, wanted): raise ValueError(f'{config.start}: holds learning rates that are not of level {config.level!r}: {odd}')
+        odd = difference(*({name: tuple(r.shape) for name, r in o.items()} for o in (self.rates, fresh)))
+        if odd:
+            raise ValueError(f'{config.start}: its learning rates are not of level {config.level!r}: {odd}')
         self.codes = [r.clamp(min=1e-8).log() if config.log_rates else r for r in self.rates.values()]  # what outer steps change
         self.common = [c.new_zeros(()) for c in self.codes]  # the step of a whole tensor of them; 0 again once it is taken
         self.learned = [*self.weights.values(), *self.codes]
@@ -140,20 +139,22 @@ class MetaRun:
 
     def update(self, gradients:list[Tensor]) -> None: # one for each weight, then one for each learning rate: means over the tasks
         "One outer step."
+        config = self.config
         for t, g in zip(self.learned, gradients, strict=True): t.grad = g
-        if self.config.log_rates:  # the chain rule: d rate / d log rate = rate
+        if config.log_rates:  # the chain rule: d rate / d log rate = rate
             for c, r in zip(self.codes, self.rates.values(), strict=True): c.grad = c.grad * r
         for s, c in zip(self.common, self.codes, strict=True): s.grad = c.grad.sum()
-        share = 0.5 + 0.5 * math.cos(math.pi * self.step / self.config.steps) if self.config.decay else 1.0
-        lrs = self.config.lr, self.config.lr_rates, self.config.lr_rates * self.config.common
+        share = 0.5 + 0.5 * math.cos(math.pi * self.step / config.steps) if config.decay else 1.0
+        lrs = config.lr, config.lr_rates, config.lr_rates * config.common
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True): group['lr'] = lr * share
         self.optimizer.step()
         torch._foreach_add_(self.codes, self.common)
         torch._foreach_zero_(self.common)
-        greatest = self.config.greatest or math.inf
-        for c in self.codes: c.clamp_(*((-math.inf, math.log(greatest)) if self.config.log_rates else (0.0, greatest)))
+        greatest = config.greatest or math.inf
+        low, high = (-math.inf, math.log(greatest)) if config.log_rates else (0.0, greatest)
+        for c in self.codes: c.clamp_(low, high)
         self.rates = self.decode(self.codes)
-        torch._foreach_lerp_(self.mean, self.learned, 1 - self.config.average)
+        torch._foreach_lerp_(self.mean, self.learned, 1 - config.average)
         self.step += 1
 
     def result(self) -> tuple[Weights, Rates]: # the running means
@@ -176,13 +177,14 @@ def task_gradient(
     "The meta-gradient of one task, moved to where the run computes. FloatingPointError where it is not finite."
     config, device = run.config, run.learned[0].device
     def move(batch:Batch): return [x.to(device) for x in batch[0]], [{k: v.to(device) for k, v in t.items()} for t in batch[1]]
-    with torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if config.bf16 else nullcontext():
+    # casts that are kept would be those of every inner step until the end
+    with torch.autocast(device.type, torch.bfloat16, config.bf16, cache_enabled=False):
         found = meta_gradient(run.model, run.weights, run.rates, [move(b) for b in task.inner], move(task.test), config.clip,
                               (config.seed, number), dict(config.shares) or None)
-    values = [*found.weights.values(), *found.rates.values()]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(found.weights.values()))))
-    if not all(v.isfinite().all() for v in values): raise FloatingPointError('the meta-gradient is not finite')
-    if config.outer_clip is not None and norm > config.outer_clip: torch._foreach_mul_(values, config.outer_clip / norm.item())
+    weights, rates = list(found.weights.values()), list(found.rates.values())
+    clip_norm(weights, config.outer_clip, rates)
+    if not all(v.isfinite().all() for v in weights + rates):
+        raise FloatingPointError('the meta-gradient is not finite')
     return found
 
 # %% ../nbs/22_train.ipynb #5dabf9cc
@@ -212,8 +214,7 @@ def task_stream(
     begin:int, # outer steps that are already done
 ) -> Iterator[list[tuple[int, Task]]]: # this process' numbered tasks, an outer step at a time
     "The tasks of the remaining steps. ValueError where the batch cannot be shared evenly."
-    if config.batch % processes.world: raise ValueError(f'expected a batch that {processes.world} processes can share, got {config.batch}')
-    numbers = range(begin * config.batch + processes.rank, config.steps * config.batch, processes.world)
+    numbers = processes.numbers(config, begin)
     tasks = Tasks(training_sets(data, [name for name, _ in config.tasks.shares], config.held_out), config.tasks)
     loader = DataLoader(tasks, None, sampler=numbers, num_workers=config.workers, prefetch_factor=4 if config.workers else None)
     numbered = zip(numbers, loader, strict=True)
@@ -234,27 +235,16 @@ def validate(
     return total.item() / len(sequences)
 
 # %% ../nbs/22_train.ipynb #04589abc
-def keep(
+def keep_best(
     run:MetaRun,
-    out:Path, # folder
-    rows:list[list[float]], # of the log, since `begin`
-    checks:list[list[float]], # of the validation, since `begin`: step, seconds, J
-    begin:int, # outer step at which this process began
+    out:Path, # folder for validation.csv and best.safetensors
+    checks:list[list], # of the validation: step, seconds, J; the last is new
 ) -> None:
-    "Write log, best weights, checkpoint, weights: a resumed run drops what is behind its checkpoint, and nobody's weights stand without one."
-    write_log(out / 'log.csv', ['step', 'seconds', *COLUMNS], rows, begin)
-    if checks: write_log(out / 'validation.csv', ['step', 'seconds', 'J'], checks, begin)
-    if checks and checks[-1][0] == run.step and checks[-1][2] > run.best:
+    "Write the scores so far, and the weights where they are the best."
+    write_log(out / 'validation.csv', ['step', 'seconds', 'J'], checks)
+    if checks[-1][2] > run.best:
         run.best = checks[-1][2]
         run.publish(out / 'best.safetensors', validation=f'{run.best:.4f}')
-    run.save(out / 'last.pt')
-    run.publish(out / 'weights.safetensors')
-    plot_log(out / 'log.csv').savefig(out / 'log.png')
-    plt.close()
-    left = (run.config.steps - run.step) * rows[-1][1] / run.step / 60
-    found = f', held-out J {100 * checks[-1][2]:.1f}' if checks else ''
-    loss = np.mean([r[3] for r in rows[-run.config.every:]])
-    print(f'outer step {run.step} of {run.config.steps}, meta loss {loss:.3f}{found}, {left:.0f} minutes left', flush=True)
 
 # %% ../nbs/22_train.ipynb #a1477c2c
 def train_meta(
@@ -267,13 +257,11 @@ def train_meta(
     "Meta-train, from the checkpoint in `out` where there is one. FloatingPointError where all tasks of a step fail."
     out.mkdir(parents=True, exist_ok=True)
     processes, run = processes or Processes(), MetaRun(config, device)
-    if (out / 'last.pt').exists():
-        run.load(out / 'last.pt')
-        if processes.rank == 0: run.publish(out / 'weights.safetensors')  # who wrote the checkpoint may not have come to this
+    rows, start = take_up(run, out, processes)
+    checks = read_log(out / 'validation.csv', run.step)
     names = [name for name, _ in config.tasks.shares] if config.held_out else []
     held_out = [s for found in training_sets(data, names).values() for s in found if s.name in config.held_out]
-    begin, start, rows, checks = run.step, begun(out / 'log.csv', run.step), [], []
-    for tasks in task_stream(config, data, processes, begin):
+    for tasks in task_stream(config, data, processes, run.step):
         sums = outer_sums(run, tasks)
         stop = processes.sum(sums)
         count = sums[-1][0].item()
@@ -281,9 +269,14 @@ def train_meta(
         torch._foreach_div_(sums[:-1], count)
         run.update(sums[:-1])
         rows.append([run.step, round(perf_counter() - start, 2), int(count), *[round(v / count, 5) for v in sums[-1][1:].tolist()]])
-        if held_out and config.validate and run.step % config.validate == 0: checks.append([run.step, rows[-1][1], validate(run, held_out, processes)])
-        due = run.step % config.every == 0 or run.step == config.steps or stop or bool(checks) and checks[-1][0] == run.step
-        if due and processes.rank == 0: keep(run, out, rows, checks, begin)
+        validated = held_out and config.validate and run.step % config.validate == 0
+        if validated: checks.append([run.step, rows[-1][1], validate(run, held_out, processes)])
+        if validated and processes.rank == 0: keep_best(run, out, checks)
+        due = validated or stop or run.step % config.every == 0 or run.step == config.steps
+        if due and processes.rank == 0:
+            said = f'meta loss {np.mean([float(r[3]) for r in rows[-config.every:]]):.3f}'
+            if checks: said += f', held-out J {100 * float(checks[-1][2]):.1f}'
+            keep(run, out, list(COLUMNS), rows, said)
         if stop: break
     return run
 
@@ -303,7 +296,8 @@ def main(
     torch.use_deterministic_algorithms(True, warn_only=True)  # a GPU kernel without such a form only warns
     with Processes() as processes:
         processes.listen()
-        run = (train_parent if isinstance(chosen, ParentConfig) else train_meta)(chosen, data, out, own_device(device), processes)
+        train = train_parent if isinstance(chosen, ParentConfig) else train_meta
+        run = train(chosen, data, out, own_device(device), processes)
         if processes.rank == 0: print(f'{out}: {run.step} of {chosen.steps} steps done{"; go on with --resume" * (run.step < chosen.steps)}', flush=True)
 
 # %% ../nbs/22_train.ipynb #cf2137bf

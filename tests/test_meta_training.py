@@ -119,7 +119,7 @@ def test_weights_are_never_behind_or_without_their_checkpoint(lesson, tmp_path, 
 def test_rates_of_another_level_are_refused(lesson, tmp_path):
     model, about = load_model(lesson[1]['start'])
     save_weights(model, about, file := str(tmp_path / 'tensor.safetensors'), rates=learning_rates(initial_weights(model), 'tensor'))
-    with pytest.raises(ValueError, match=r"tensor.safetensors: holds learning rates that are not of level 'neuron': \S+ \(1,.*\), not \("):
+    with pytest.raises(ValueError, match=r"tensor.safetensors: its learning rates are not of level 'neuron': \S+ \(1,.*\), not \("):
         MetaRun(MetaConfig(start=file), torch.device('cpu'))
     assert MetaRun(MetaConfig(start=file, level='tensor'), torch.device('cpu')).rates.keys() == initial_weights(model).keys()
 
