@@ -56,7 +56,7 @@ def as_target(
 # %% ../nbs/15_inner_sgd.ipynb #4de54a18
 def views(
     image:Tensor, # (3, H, W) in [0, 1]
-    mask:Tensor, # (H, W) bool
+    mask:Tensor, # (H, W), see `as_target`
     config:FineTuneConfig,
     key:tuple[int | str, ...], # seed of every draw
 ) -> Iterator[Batch]: # one batch for each inner step

@@ -93,7 +93,7 @@ class Pictures(Dataset):
     def draw(
         self,
         random:torch.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor]: # image (3, H, W) in [0, 1]; masks (N, H, W) bool; what is unknown
+    ) -> tuple[Tensor, Tensor, Tensor]: # image (3, H, W), masks (N, H, W), unknown (1, H, W)
         "One augmented picture of a random set."
         names, shares = zip(*self.config.shares, strict=True)
         items = self.items[names[torch.multinomial(torch.tensor(shares), 1, generator=random).item()]]
@@ -244,7 +244,7 @@ def follow_scores(
     config:SegmentConfig,
     rates:Rates|None=None, # learned learning rates; the one of the configuration if None
     stride:int=1, # take every so many frames
-) -> list[float]: # J of each sequence: mean over objects and the frames between their first and the last
+) -> list[float]: # J of each: mean over objects and the frames between their first and the last
     "Fine-tune on the first masks, follow, compare. Where fine-tuning diverges the score is 0. ValueError where too few frames are left to score."
     result = []
     for whole in sequences:

@@ -53,7 +53,7 @@ class Processes:
         if self.world > 1 and error is None: dist.destroy_process_group()
 
     def listen(self) -> None:
-        "From now on Ctrl-C and SIGTERM ask to stop after the current step; Ctrl-C again ends at once."
+        "From now on Ctrl-C and SIGTERM ask to stop after this step; Ctrl-C again ends at once."
         def ask(*_):
             self.stop = True
             signal.signal(signal.SIGINT, self.handlers[signal.SIGINT])
@@ -69,7 +69,8 @@ class Processes:
     ) -> range: # of the pieces of work of this process in the remaining steps
         "Each process takes every so many. ValueError where a batch cannot be shared evenly."
         if config.batch % self.world:
-            raise ValueError(f'expected a batch that {self.world} processes can share, got {config.batch}')
+            said = f'{self.world} processes can share, got {config.batch}'
+            raise ValueError(f'expected a batch that {said}')
         return range(begin * config.batch + self.rank, config.steps * config.batch, self.world)
 
     def sum(
@@ -147,7 +148,7 @@ def take_up(
     run:Any, # has `step`, `load` and `publish`; changed where there is a checkpoint
     out:Path, # folder of the checkpoint
     processes:Processes,
-) -> tuple[list[list], float]: # rows of the log so far; when the run began, interruptions left out, s
+) -> tuple[list[list], float]: # rows of the log so far; when it began, without interruptions, s
     "Go on where an earlier run was. ValueError where that was of another configuration."
     if (out / 'last.pt').exists():
         run.load(out / 'last.pt')

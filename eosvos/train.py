@@ -110,9 +110,10 @@ class MetaRun:
         self.weights = initial_weights(self.model)
         fresh = learning_rates(self.weights, config.level, config.rate, config.spread, config.seed)
         self.rates = {name: r.to(device) for name, r in (load_rates(config.start) or fresh).items()}
-        odd = difference(*({name: tuple(r.shape) for name, r in o.items()} for o in (self.rates, fresh)))
-        if odd:
-            raise ValueError(f'{config.start}: its learning rates are not of level {config.level!r}: {odd}')
+        shapes = [{name: tuple(r.shape) for name, r in o.items()} for o in (self.rates, fresh)]
+        if odd := difference(*shapes):
+            level = f'its learning rates are not of level {config.level!r}'
+            raise ValueError(f'{config.start}: {level}: {odd}')
         self.codes = [r.clamp(min=1e-8).log() if config.log_rates else r for r in self.rates.values()]  # what outer steps change
         self.common = [c.new_zeros(()) for c in self.codes]  # the step of a whole tensor of them; 0 again once it is taken
         self.learned = [*self.weights.values(), *self.codes]

@@ -38,11 +38,12 @@ with Processes() as processes:
     processes.stop = processes.rank == 1
     assert processes.average(numbers), 'one process was asked to stop: all must know'
     processes.stop = False
-    for team in [Team()] * 2 + [Team()]:  # the work is shared anew each time, whether the team is new or not
+    for team in [Team()] * 2 + [Team()]:  # shared anew each time, whether the team is new or not
         team.meet()
-        mine = [torch.nn.functional.one_hot(torch.tensor(list(team.share(5)), dtype=torch.int64), 5).sum(0).float()]
-        processes.sum(mine)
-        assert mine[0].eq(1).all(), mine
+        taken = torch.zeros(5)
+        for k in team.share(5): taken[k] += 1
+        processes.sum([taken])
+        assert taken.eq(1).all(), taken
     run = train_parent(config, data, out, processes=processes)
 torch.save(run.model.state_dict(), out / f'rank{processes.rank}.pt')
 '''
@@ -68,7 +69,8 @@ def test_two_processes_train_one_model(pictures, tmp_path):
 
 def lesson(**changes):
     "A short run on tiny pictures."
-    return ParentConfig(**dict(shares=(('demo', 1.0),), size=(64, 112), steps=1, warmup=0, batch=1, every=1) | changes)
+    tiny = ParentConfig(shares=(('demo', 1.0),), size=(64, 112), steps=1, warmup=0)
+    return replace(tiny, **dict(batch=1, every=1) | changes)
 
 
 def test_a_start_brings_its_own_model(pictures, tmp_path):
@@ -77,8 +79,9 @@ def test_a_start_brings_its_own_model(pictures, tmp_path):
     model, about = load_model(out / 'weights.safetensors')
     assert about == THIN != SMALL and len(model.backbone.fpn.inner_blocks[0][0].weight) == 16
     assert train_parent(lesson(start=file), pictures, out).step == 1    # taken up
-    with pytest.raises(ValueError, match='thin.safetensors: holds a model with channels 16, not 256'):
-        ParentRun(lesson(start=file, model=replace(THIN, channels=256)), torch.device('cpu'))
+    other = lesson(start=file, model=replace(THIN, channels=256))
+    with pytest.raises(ValueError, match='thin.*: holds a model with channels 16, not 256'):
+        ParentRun(other, torch.device('cpu'))
 
 
 def test_weights_are_never_behind_or_without_their_checkpoint(pictures, tmp_path, monkeypatch):
@@ -91,12 +94,15 @@ def test_weights_are_never_behind_or_without_their_checkpoint(pictures, tmp_path
         assert not list(tmp_path.glob('*.safetensors'))
         assert (tmp_path / 'last.pt').exists() == (method == 'publish')
     mean = train_parent(config, pictures, tmp_path).mean    # no step is left, but to publish
-    torch.testing.assert_close(load_model(tmp_path / 'weights.safetensors')[0].state_dict(), mean, rtol=1e-3, atol=1e-6)
+    kept = load_model(tmp_path / 'weights.safetensors')[0].state_dict()
+    torch.testing.assert_close(kept, mean, rtol=1e-3, atol=1e-6)
 
 
 def test_rate():
-    at = [[round(rate(step, lesson(steps=4, warmup=warmup)), 3) for step in range(4)] for warmup in (0, 2, 4)]
-    assert at == [[1, 0.854, 0.5, 0.146], [0.5, 1, 1, 0.5], [0.25, 0.5, 0.75, 1]]
+    rates = {0: [1, 0.854, 0.5, 0.146], 2: [0.5, 1, 1, 0.5], 4: [0.25, 0.5, 0.75, 1]}
+    for warmup, expected in rates.items():
+        config = lesson(steps=4, warmup=warmup)
+        assert [round(rate(step, config), 3) for step in range(4)] == expected
 
 
 def test_unknown_pixels_are_no_background(tmp_path, monkeypatch):
@@ -111,20 +117,24 @@ def test_unknown_pixels_are_no_background(tmp_path, monkeypatch):
     write_mask(file, ids.masked_fill(rows, VOID))
     image, target = Pictures(tmp_path, config)[0]
     assert torch.equal(image, known[0]) and 'valid' not in known[1]
-    assert torch.equal(target['valid'], ~rows) and torch.equal(target['masks'][0], known[1]['masks'][0] * ~rows)
+    assert torch.equal(target['valid'], ~rows)
+    assert torch.equal(target['masks'][0], known[1]['masks'][0] * ~rows)
     write_mask(file, torch.where(ids == 1, 1, VOID))
     half = Pictures(tmp_path, replace(config, view=replace(still, scale=(0.5, 0.5))))
     _, target = half[0]
     H, W = ids.shape
     inside = torch.zeros_like(rows)
-    inside[H // 4:H - H // 4, W // 4:W - W // 4] = True     # what enters from outside the picture is known to be nothing
+    inside[H // 4:H - H // 4, W // 4:W - W // 4] = True
+    # what enters from outside the picture is known to be nothing
     assert torch.equal(target['valid'], ~inside | target['masks'][0].bool())
     image, masks, unknown = half.draw(generator(0))
     draws = iter([(image, masks, unknown), (image, rows[None], unknown | True)])
     monkeypatch.setattr(half, 'draw', lambda random: next(draws))
     half.config = replace(half.config, paste=1.0)
-    _, target = half[0]     # a pasted object covers what was unknown, and brings nothing unknown of its own
-    assert torch.equal(target['valid'], ~unknown[0] | rows) and torch.equal(target['masks'][-1], rows.byte())
+    _, target = half[0]
+    # a pasted object covers what was unknown, and brings nothing unknown of its own
+    assert torch.equal(target['valid'], ~unknown[0] | rows)
+    assert torch.equal(target['masks'][-1], rows.byte())
 
 
 def test_only_losses_are_plotted():
@@ -140,7 +150,8 @@ def test_ctrl_c_asks_once_and_then_ends():
     before = [signal.getsignal(number) for number in numbers]
     with Processes() as processes:
         processes.listen()
-        for number in (*numbers, signal.SIGTERM): signal.raise_signal(number)   # a scheduler may say it twice
+        for number in (*numbers, signal.SIGTERM):  # a scheduler may say it twice
+            signal.raise_signal(number)
         assert processes.stop
         with pytest.raises(KeyboardInterrupt): signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in numbers] == before
@@ -151,10 +162,11 @@ def test_every_process_computes_on_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'set_device', current.append)
     monkeypatch.setattr(runs, 'find_device', torch.device)
-    assert own_device('cuda:1') == torch.device('cuda:1') and own_device('auto') == torch.device('cuda:0')
+    assert own_device('auto') == torch.device('cuda:0')
     monkeypatch.setenv('LOCAL_RANK', '3')
     found = [own_device(name) for name in ('auto', 'cuda', 'cuda:1', 'cpu')]
-    assert found == [torch.device(name) for name in ('cuda:3', 'cuda:3', 'cuda:1', 'cpu')] and current[2:] == found[:3]
+    assert [str(device) for device in found] == ['cuda:3', 'cuda:3', 'cuda:1', 'cpu']
+    assert current[1:] == found[:3]
 
 
 def test_unknown_preset_is_refused(tmp_path):
@@ -179,7 +191,8 @@ def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
         for i in range(len(clip)): yield i, whole.mask(4 * i) if i > 3 else torch.zeros_like(given[3])
 
     monkeypatch.setattr('eosvos.parent.segment', perfect_later)
-    assert follow_scores(None, [whole, whole], SMALL_SEGMENT, stride=4) == [1.0, 1.0]   # two sets may hold a sequence of one name
+    # two sets may hold a sequence of one name
+    assert follow_scores(None, [whole, whole], SMALL_SEGMENT, stride=4) == [1.0, 1.0]
     monkeypatch.setattr('eosvos.parent.segment', lambda *_, **__: ((i, whole.mask(i)) for i in range(40)))
     with pytest.raises(ValueError, match='cup: expected an object before the last two of 40 frames'):
         follow_scores(None, [replace(whole, starts=((1, 38),))], SMALL_SEGMENT)
