@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 
 from eosvos.datasets import davis
+from eosvos.follow import SMALL_SEGMENT
 from eosvos.parent import HELD_OUT, grid_search
-from eosvos.segment import SMALL_SEGMENT
 from eosvos.train import read_config
 from eosvos.weights import load_model, load_rates, read_weights, save_weights
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tf
 
+from .core import check_range
+
 # %% ../nbs/13_augment.ipynb #518d8622
 def affine(
     angle:float, # degrees
@@ -55,6 +57,12 @@ class AugmentConfig:
     hue: float = 0.0  # hue changes by up to this share of the colour circle
     tries: int = 10  # draws before a picture whose objects always get lost is left as it is
 
+    def __post_init__(self):
+        check_range(self, 0, 1, 'flip', 'colour')
+        check_range(self, 0, 0.5, 'hue')
+        check_range(self, 0, math.inf, 'angle', 'scale', 'shift')
+        check_range(self, 1, math.inf, 'tries')
+
 
 def uniform(
     random:torch.Generator,
@@ -82,7 +90,7 @@ def colour_jitter(
 # %% ../nbs/13_augment.ipynb #5ac83016
 def augment(
     image:Tensor, # (3, H, W) in [0, 1]
-    masks:Tensor, # (N, H, W)
+    masks:Tensor, # (N, H, W), 0 where there is no object; 255 is unknown, and no object either
     config:AugmentConfig,
     random:torch.Generator,
     size:tuple[int, int]|None=None, # height, width of the canvas, pixels; the picture's own if None
@@ -90,13 +98,15 @@ def augment(
     "A random view of a picture and its masks."
     image, old = colour_jitter(image, config, random), tuple(image.shape[-2:])
     new = size or old
+    def some(pixels):
+        return ((pixels != 0) & (pixels != 255)).any()
     fit = math.sqrt(new[0] / old[0] * new[1] / old[1])  # of another shape: some is cut off, some stays empty
     for _ in range(config.tries):
         flip, angle = uniform(random, 0, 1) < config.flip, uniform(random, -config.angle, config.angle)
         zoom, shift = uniform(random, *config.scale), [uniform(random, -config.shift, config.shift) * new[i] for i in (1, 0)]
         matrix = affine(angle, fit * zoom, flip, old, new, shift)
         moved = warp(masks, matrix, new, mode='nearest')
-        if moved.any() or not masks.any(): break
+        if some(moved) or not some(masks): break
     else:
         matrix = affine(0, fit, False, old, new)
         moved = warp(masks, matrix, new, mode='nearest')

@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from .augment import AugmentConfig, augment, uniform
 from .core import generator, masks_to_boxes, write_then_rename
 from .datasets import Sequence, davis, image_set, youtube_vos
+from .follow import SegmentConfig, segment
 from .inner_sgd import Rates
 from .mask_rcnn import MaskRCNN
 from .metrics import jaccard
 from .runs import Processes, check_counts, plot_log, read_checkpoint, write_log
-from .segment import SegmentConfig, segment
 from .small import SMALL, ModelConfig, build, lite0_names
 from .video import object_ids
 from .weights import load_model, save_weights

@@ -6,6 +6,7 @@
 __all__ = ['PAIRS', 'MOVED', 'Task', 'TaskConfig', 'Pair', 'shown', 'Frames', 'Tasks', 'focus', 'make_task', 'paste']
 
 # %% ../nbs/21_tasks.ipynb #d5126afd
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .augment import AugmentConfig, augment, uniform
-from .core import generator, masks_to_boxes
+from .core import check_range, generator, masks_to_boxes
 from .datasets import Sequence
+from .follow import search_window
 from .inner_sgd import Batch, as_target
-from .segment import search_window
 from .video import VOID
 
 # %% ../nbs/21_tasks.ipynb #1bac557d
@@ -51,7 +52,11 @@ class TaskConfig:
     seed: int = 1
 
     def __post_init__(self):
-        if self.pair not in PAIRS: raise ValueError(f'pair: expected one of {PAIRS}, got {self.pair!r}')
+        if self.pair not in PAIRS:
+            raise ValueError(f'pair: expected one of {PAIRS}, got {self.pair!r}')
+        check_range(self, 0, 1, 'fill', 'paste', 'joined')
+        check_range(self, 1, math.inf, 'batch', 'tests')
+        check_range(self, 0, math.inf, 'steps', 'least', 'cache')
 
 # %% ../nbs/21_tasks.ipynb #7f10bad9
 @dataclass(frozen=True)
@@ -59,17 +64,18 @@ class Pair:
     "Training and test frames of one object."
     name: str  # set, sequence and object
     images: tuple[Tensor, ...]  # (3, H, W) in [0, 1]: the training frame, then all test frames
-    masks: tuple[Tensor, ...]  # (H, W) bool
+    masks: tuple[Tensor, ...]  # (H, W) uint8: 1 object, 0 background, VOID unknown
 
 
 def shown(
     ids:Tensor, # (H, W) uint8
     k:int|None, # the object; None: all of them as one
     least:int, # pixels
-) -> Tensor|None: # (H, W) bool; None where it has fewer pixels
+) -> Tensor|None: # (H, W) uint8: 1 object, 0 background, VOID unknown; None: fewer pixels
     "The mask of an object, if there is enough of it."
-    mask = ids == k if k is not None else (ids > 0) & (ids != VOID)
-    return mask if mask.sum() >= least else None
+    void = ids == VOID
+    mask = ids == k if k is not None else (ids > 0) & ~void
+    return mask.to(torch.uint8).masked_fill(void, VOID) if mask.sum() >= least else None
 
 # %% ../nbs/21_tasks.ipynb #27c325ae
 class Frames:
@@ -146,7 +152,7 @@ def focus(
     "Each frame cut to a search window around its object; in test frames it is off by up to a fifth of the box."
     parts = []
     for i, (image, mask) in enumerate(zip(pair.images, pair.masks, strict=True)):
-        box = masks_to_boxes(mask[None])[0]
+        box = masks_to_boxes(mask[None] == 1)[0]
         lag = [(uniform(random, -0.2, 0.2) if i else 0.0) * side for side in (box[2:] - box[:2]).tolist()]
         rows, columns = search_window(box + box.new_tensor(lag * 2), tuple(mask.shape), fill * uniform(random, 0.6, 1.4))
         parts.append((image[:, rows, columns], mask[rows, columns]))
@@ -180,9 +186,16 @@ def paste(
     "Another object in all frames: the target, its opposite, or a part of it."
     joined, swapped = uniform(random, 0, 1) < config.joined, uniform(random, 0, 1) < 0.5
     images, masks = [], []
-    for image, mask, theirs, cut in zip(pair.images, pair.masks, other.images, other.masks, strict=True):
+    frames = zip(pair.images, pair.masks, other.images, other.masks, strict=True)
+    for image, mask, theirs, cut in frames:
         theirs, cut = augment(theirs, cut[None], MOVED, random, tuple(mask.shape))
-        images.append(torch.where(cut, theirs, image))
-        masks.append(mask | cut[0] if joined else cut[0] if swapped else mask & ~cut[0])
-    if min(m.sum() for m in masks) < config.least: return pair
-    return Pair(f'{pair.name} {"with" if joined else "under" if swapped else "behind"} {other.name}', tuple(images), tuple(masks))
+        added = cut[0] == 1
+        images.append(torch.where(added, theirs, image))
+        if swapped and not joined:
+            masks.append(added.to(mask.dtype))
+        else:
+            masks.append(mask.masked_fill(added, int(joined)))
+    if min((m == 1).sum() for m in masks) < config.least:
+        return pair
+    link = 'with' if joined else 'under' if swapped else 'behind'
+    return Pair(f'{pair.name} {link} {other.name}', tuple(images), tuple(masks))

@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader
 from .augment import AugmentConfig
 from .core import write_then_rename
 from .datasets import Sequence
+from .follow import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig
 from .inner_sgd import Batch, Rates, Weights, initial_weights, learning_rates
 from .meta import MetaGradient, meta_gradient
 from .parent import HELD_OUT, ParentConfig, follow_scores, train_parent, training_sets
 from .runs import Processes, change, check_counts, plot_log, read_checkpoint, write_log
-from .segment import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
 

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from eosvos import cli
 from eosvos.benchmark import begin, collect, describe, find_sequences, load, preset, run, submit, variant
 from eosvos.core import DEMO
-from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT
+from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
 from eosvos.small import PAPER, SMALL
 from eosvos.tables import (
     ablation_table,

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from eosvos import cli
 from eosvos.core import DEMO
-from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT
+from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
 from eosvos.video import object_ids, open_clip, read_image, read_mask, write_mask, write_video
 
 MASK = DEMO / 'masks/00000.png'

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import nn
 
 from eosvos.datasets import Sequence, davis, folders, image_set, youtube_vos
+from eosvos.follow import SegmentConfig, segment
 from eosvos.inner_sgd import FineTuneConfig
 from eosvos.mask_rcnn import ImageConfig
-from eosvos.segment import SegmentConfig, segment
 from eosvos.video import Clip, object_ids, read_mask, write_mask
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from eosvos import cli
 from eosvos.core import DEMO, demo_frame, generator
+from eosvos.follow import SMALL_SEGMENT, segment
 from eosvos.inner_sgd import FineTuneConfig, as_target, initial_weights, learning_rates, loss_gradient, views
 from eosvos.lovasz import lovasz_hinge
 from eosvos.meta import meta_gradient
 from eosvos.metrics import jaccard
 from eosvos.roi_align import roi_align
 from eosvos.runs import Processes
-from eosvos.segment import SMALL_SEGMENT, segment
 from eosvos.train import MetaRun, main, outer_sums, read_config, task_stream, train_meta
 from eosvos.video import open_clip, read_mask
 from eosvos.weights import load_model, load_rates

@@ -11,8 +11,8 @@ from conftest import demo_set
 
 from eosvos.core import DEMO
 from eosvos.datasets import Sequence
+from eosvos.follow import SMALL_SEGMENT
 from eosvos.parent import ParentConfig, follow_scores
-from eosvos.segment import SMALL_SEGMENT
 from eosvos.small import SMALL
 from eosvos.train import main
 from eosvos.weights import SHIPPED, load_model, read_weights
