@@ -374,15 +374,17 @@ class _Run:
             torch.save(dict(key=key, done=self.done, held=self.held, followers=followers), temporary)
 
     def load(self, path:Path, key:str) -> None:
-        "Take up what `save` wrote. ValueError where that belongs to another run."
+        "Take up what `save` wrote. ValueError where frames of another run are done."
         device = self.tracker.device
         try:
             state = torch.load(path, map_location=device, weights_only=True)
-            if state['key'] != key:
+            if state['key'] != key and state['done']:
                 raise ValueError('it belongs to other frames, masks, weights or settings')
         except Exception as error:  # an unpickler may raise anything
             raise ValueError(f'{path}: cannot go on from it: {error}; remove it and the masks '
                              'beside it, or name another folder') from error
+        if state['key'] != key:
+            return
         self.done, self.held = state['done'], state['held']
         for k, values in state['followers'].items():
             self.followers[k] = Follower(self.tracker, *values['given'], k, values)
@@ -393,10 +395,11 @@ def fingerprint(
     clip:Clip,
     masks:dict[int, Tensor], # frame number to id map (H, W)
 ) -> str: # 64 hexadecimal digits
-    "What the masks of a run depend on, but for the pixels of the frames, as one number."
+    "What the masks of a run depend on, as one number; of the pixels those of the given frames."
     rates = tracker.rates if isinstance(tracker.rates, dict) else {'': torch.tensor(tracker.rates)}
     tensors = {**tracker.model.state_dict(), **{f'rates {k}': r for k, r in rates.items()},
-               **{f'mask {i}': mask for i, mask in masks.items()}}
+               **{f'mask {i}': mask for i, mask in masks.items()},
+               **{f'frame {i}': clip[i] for i in masks}}
     digest = sha256(json.dumps([asdict(tracker.config), clip.names, clip.size, *tensors]).encode())
     for tensor in tensors.values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

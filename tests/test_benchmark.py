@@ -17,14 +17,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_segment import QUICK, Scripted
+from test_follow import QUICK, Scripted, tracker
 from typer.testing import CliRunner
 
 from eosvos import cli
-from eosvos.benchmark import begin, collect, describe, find_sequences, load, preset, run, submit, variant
+from eosvos.benchmark import begin, collect, describe, find_sequences, run, submit
 from eosvos.core import DEMO
-from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
-from eosvos.small import PAPER, SMALL
+from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT, load, variant
+from eosvos.small import PAPER, build
 from eosvos.tables import (
     ablation_table,
     benchmark_table,
@@ -66,7 +66,8 @@ def root(tmp_path_factory): return make_davis(tmp_path_factory.mktemp('data') / 
 def sequences(root): return find_sequences(root, 'davis-2017', 'tiny')
 
 
-def setup(sequences, config=QUICK, **more): return describe('davis-2017', 'tiny', sequences, 'e-osvos-0', config, 'small', **more)
+def setup(sequences, config=QUICK, **more):
+    return describe('davis-2017', 'tiny', sequences, 'e-osvos-0', tracker(config), 'small', **more)
 
 
 def files(folder): return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
@@ -98,7 +99,17 @@ def test_other_variants_are_refused(name):
     with pytest.raises(ValueError, match='variant: expected e-osvos-T'): variant(name, PAPER_SEGMENT)
 
 
-def test_presets(): assert preset(SMALL) == SMALL_SEGMENT and preset(PAPER) == PAPER_SEGMENT
+def test_what_belongs_together(tmp_path):
+    "The small model follows by its own preset, with its learned rates; another by the paper's."
+    with torch.device('meta'):
+        full = build(replace(PAPER, channels=8))
+    state = full.to_empty(device='cpu')
+    for p in state.parameters(): torch.nn.init.zeros_(p)
+    for b in state.buffers(): torch.nn.init.zeros_(b)
+    save_weights(state, replace(PAPER, channels=8), tmp_path / 'full.safetensors')
+    assert load('small', 'cpu').config == SMALL_SEGMENT == load('parent', 'cpu').config
+    paper = load(tmp_path / 'full.safetensors', 'cpu')
+    assert paper.config == PAPER_SEGMENT and paper.rates == 1e-3
 
 
 def test_unknown_data_sets(root):
@@ -110,12 +121,12 @@ def test_learned_rates(tmp_path):
     rates = {name: torch.full((len(p), *[1] * (p.dim() - 1)), 0.25) for name, p in model.named_parameters()}
     save_weights(model, config, tmp_path / 'learned.safetensors', rates=rates)
     file = str(tmp_path / 'learned.safetensors')
-    assert load('parent')[2] is None and load(file, rates=False)[2] is None and load('small')[2].keys() == rates.keys()
-    for learned in load(file)[2], load(file, init='small')[2]:
+    assert load('parent').rates == 1e-3 and load('small').rates.keys() == rates.keys()
+    for learned in load(file).rates, load(file, init='small').rates:
         assert learned.keys() == rates.keys() and all(torch.equal(learned[name], rates[name]) for name in rates)
     name = next(iter(rates))
     save_weights(model, config, tmp_path / 'odd.safetensors', rates={name: rates[name]})
-    with pytest.raises(ValueError, match='odd.safetensors: expected a learning rate for every parameter'): load(str(tmp_path / 'odd.safetensors'))
+    with pytest.raises(ValueError, match='odd.safetensors: expected a learning rate for each parameter'): load(str(tmp_path / 'odd.safetensors'))
 
 
 def test_rates_and_switches_belong_to_the_setup(sequences, tmp_path):
@@ -196,7 +207,7 @@ def test_two_processes_share_the_work(root, whole, tmp_path):
 
 def test_a_note_without_masks_does_not_count(sequences, tmp_path):
     "Masks that someone removed after they were noted are missed when they are scored."
-    run(sequences, tmp_path / 'out', setup(sequences), Scripted(), QUICK, CPU)
+    run(sequences, tmp_path / 'out', setup(sequences), tracker())
     shutil.rmtree(tmp_path / 'out/masks/cat')
     with pytest.raises(ValueError, match='cat'): collect(sequences, tmp_path / 'out', CPU)
 
@@ -205,10 +216,10 @@ def test_a_broken_frame_costs_one_sequence(root, tmp_path):
     copy = shutil.copytree(root, tmp_path / 'DAVIS')
     (copy / 'JPEGImages/480p/end/00001.jpg').write_bytes(b'no picture')
     sequences, out = find_sequences(copy, 'davis-2017', 'tiny'), tmp_path / 'out'
-    with pytest.raises(ValueError, match='end/00001.jpg'): run(sequences, out, setup(sequences), Scripted(), QUICK, CPU)
+    with pytest.raises(ValueError, match='end/00001.jpg'): run(sequences, out, setup(sequences), tracker())
     assert sorted(path.stem for path in out.glob('done/*')) == ['cat', 'cup'] and not (out / 'masks/end').exists()
     shutil.copy(root / 'JPEGImages/480p/end/00001.jpg', copy / 'JPEGImages/480p/end')
-    run(sequences, out, setup(sequences), Scripted(), QUICK, CPU)
+    run(sequences, out, setup(sequences), tracker())
     assert sorted(path.name for path in (out / 'masks').iterdir()) == ['cat', 'cup', 'end']
 
 
@@ -219,7 +230,7 @@ def test_memory_is_flat_over_sequences(tmp_path):
         model.boxes.clear()
         gc.collect()
         counts.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
-    run(sequences, tmp_path / 'out', setup(sequences), model, QUICK, CPU, say=count)
+    run(sequences, tmp_path / 'out', setup(sequences), tracker(model=model), say=count)
     assert len(counts) == 8 and max(counts) <= counts[1] + 5
 
 
@@ -230,7 +241,7 @@ def test_frames_are_counted_once_and_for_each_object(tmp_path):
         ids[:5, :5] = 4
         write_mask(file, ids)
     sequences = find_sequences(root, 'davis-2017', 'tiny')
-    run(sequences, tmp_path / 'out', setup(sequences), Scripted(), QUICK, CPU)
+    run(sequences, tmp_path / 'out', setup(sequences), tracker())
     result = collect(sequences, tmp_path / 'out', CPU)
     assert (result['frames'], result['object_frames']) == (4, 8) and result['fps_objects'] == 2 * result['fps'] > 0
     assert list(result['objects']) == ['two_1', 'two_4']
@@ -313,7 +324,7 @@ def test_objects_that_appear_later(tmp_path, shown):
     truth = make_youtube(tmp_path, shown)
     sequences = find_sequences(tmp_path, 'youtube-vos', 'valid')
     config = replace(QUICK, grow=0.7)
-    run(sequences, tmp_path / 'out', describe('youtube-vos', 'valid', sequences, 'e-osvos-0', config, 'small'), Scripted(), config, CPU)
+    run(sequences, tmp_path / 'out', describe('youtube-vos', 'valid', sequences, 'e-osvos-0', tracker(config), 'small'), tracker(config))
     for i in range(6): assert torch.equal(read_mask(tmp_path / f'out/masks/v/{5 * i:05d}.png'), truth[i]), i
     result = collect(sequences, tmp_path / 'out', CPU)
     assert result['scores'] is None and result['object_frames'] == sum(6 - first for first in shown.values())

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from eosvos import cli
+from eosvos import cli, follow
 from eosvos.core import DEMO
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
 from eosvos.video import object_ids, open_clip, read_image, read_mask, write_mask, write_video
@@ -288,7 +288,7 @@ def test_other_files_in_the_folder_do_not_matter(frames, mask, out):
 
 @pytest.mark.parametrize('damage', ['size', 'truncated'])
 def test_a_broken_frame_in_the_middle(frames, mask, out, damage):
-    "What was finished stays, complete; the next run does not mix with it, also when the frame is repaired."
+    "What was finished stays, complete; when the frame is repaired the same command goes on."
     path = frames / '00002.jpg'
     whole = path.read_bytes()
     if damage == 'size': shrunk(path, (80, 60)).save(path)
@@ -297,22 +297,25 @@ def test_a_broken_frame_in_the_middle(frames, mask, out, damage):
     assert str(path) in line
     if damage == 'size': assert '160x90' in line and '80x60' in line
     path.write_bytes(whole)
-    assert 'expected no results' in refused(*segment(frames, mask, out))
-    assert names(out) == ['masks'] and names(out / 'masks') == ['00000.png', '00001.png']
-    for name in names(out / 'masks'): read_mask(out / 'masks' / name)
+    works(*segment(frames, mask, out))
+    assert len(names(out / 'masks')) == 3
 
 
 def test_an_interruption_leaves_complete_files(frames, mask, out, monkeypatch):
-    original = cli.segment
-    def interrupted(*arguments):
-        for i, ids in original(*arguments):
+    original = follow.follow
+    def interrupted(*arguments, **more):
+        for i, ids in original(*arguments, **more):
             if i == 2: raise KeyboardInterrupt
             yield i, ids
-    monkeypatch.setattr(cli, 'segment', interrupted)
+    monkeypatch.setattr(follow, 'follow', interrupted)
     done = eosvos(*segment(frames, mask, out))
     assert done.exit_code != 0 and 'Traceback' not in done.output
-    assert names(out) == ['masks'] and names(out / 'masks') == ['00000.png', '00001.png']
+    assert names(out) == ['masks', 'unfinished.pt'] and names(out / 'masks') == ['00000.png', '00001.png']
     for name in names(out / 'masks'): read_mask(out / 'masks' / name)
+    assert 'cannot go on from it: it belongs to other' in refused(*segment(frames, mask, out, '--seed', 2))
+    monkeypatch.setattr(follow, 'follow', original)
+    works(*segment(frames, mask, out))      # the same command goes on
+    assert names(out) == ['masks', 'overlay.mp4'] and len(names(out / 'masks')) == 3
 
 
 def test_an_interruption_while_a_file_is_written(frames, mask, out, monkeypatch):
@@ -323,12 +326,17 @@ def test_an_interruption_while_a_file_is_written(frames, mask, out, monkeypatch)
     monkeypatch.setattr(Image.Image, 'save', interrupted)
     assert eosvos(*segment(frames, mask, out)).exit_code != 0
     assert names(out / 'masks') == ['00000.png']
+    monkeypatch.undo()
+    works(*segment(frames, mask, out))
+    assert len(names(out / 'masks')) == 3
 
 
 def test_fine_tuning_that_diverges(frames, mask, out, monkeypatch):
     def diverges(*arguments): raise FloatingPointError("inner step: losses are not finite: {'loss_mask': nan}")
-    monkeypatch.setattr(cli, 'segment', diverges)
+    monkeypatch.setattr(follow, 'fine_tune', diverges)
     assert 'losses are not finite' in refused(*segment(frames, mask, out))
+    monkeypatch.undo()
+    works(*segment(frames, mask, out, '--seed', 2))     # nothing was done: other settings are no other run
 
 
 # ---- evaluate
@@ -381,7 +389,8 @@ def tiny_demo(tmp_path, monkeypatch):
         (tmp_path / 'demo' / kind).mkdir(parents=True)
         for i in range(3): shrunk(DEMO / kind / f'{i:05d}.{suffix}').save(tmp_path / 'demo' / kind / f'{i:05d}.{suffix}')
     monkeypatch.setattr(cli, 'DEMO', tmp_path / 'demo')
-    monkeypatch.setattr(cli, 'segment', lambda model, clip, given, *_: iter([(i, given[0]) for i in range(len(clip))]))
+    def truth(tracker, clip, given, saved): return iter([(i, given[0]) for i in range(len(clip))])
+    monkeypatch.setattr(follow, 'follow', lambda tracker, clip, given, saved: (saved.touch(), truth(tracker, clip, given, saved))[1])
 
 
 def test_demo(tiny_demo, out):
