@@ -89,7 +89,7 @@ ONLINE_FRAMES = {  # of the window before frame m: m - online_every ... m - 1
 RESETS = 'first', 'initial', 'none'  # the first frame's weights (the paper), theta 0, or go on
 PAPER_SEGMENT = SegmentConfig()
 SMALL_SEGMENT = SegmentConfig(  # shared by all stages of the small model
-    fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, overlap=0.7, fill=0.5, max_growth=8.0)
+    fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, overlap=0.7, fill=0.5, max_growth=4.0)
 
 # %% ../nbs/16_follow.ipynb #f8d5db31
 def variant(

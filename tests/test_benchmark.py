@@ -131,10 +131,12 @@ def test_learned_rates(tmp_path):
 
 def test_rates_and_switches_belong_to_the_setup(sequences, tmp_path):
     begin(tmp_path / 'out', setup(sequences))
-    for key, other in {'rates': setup(sequences, rates=False), 'config.boxes': setup(sequences, replace(QUICK, boxes=0)),
+    for key, other in {'config.boxes': setup(sequences, replace(QUICK, boxes=0)),
                        'config.seed': setup(sequences, replace(QUICK, seed=2)), 'init': setup(sequences, init='small'),
                        'sequences': setup(sequences[:2])}.items():
         with pytest.raises(ValueError, match=f'out: holds results with {key} '): begin(tmp_path / 'out', other)
+    other = describe('davis-2017', 'tiny', sequences, 'e-osvos-0', tracker(rates=0.25), 'small')
+    with pytest.raises(ValueError, match='holds results with rates 0.001, not 0.25'): begin(tmp_path / 'out', other)
 
 
 def test_other_folders_are_refused(sequences, tmp_path):
@@ -409,7 +411,7 @@ def test_switches_reach_the_setup(root, tmp_path, monkeypatch):
     said = json.loads((tmp_path / 'out/setup.json').read_text())
     config = said['config']
     assert (config['boxes'], config['overlap'], config['online_frames'], config['online_reset'], config['seed']) == (0, 0.25, 'paper', 'none', 9)
-    assert config['fine_tune']['lr'] == 0.5 and said['init'] == said['model'] and said['rates'] is False
+    assert said['init'] == said['model'] and said['rates'] == 0.5
 
 
 @pytest.mark.parametrize('more, said', [(['--variant', 'best'], 'variant'), (['--model', 'large'], 'large'), (['--split', 'no'], 'no'),
