@@ -67,6 +67,7 @@ def mask_loss(
     "How far the masks are from their targets; 0 with a gradient where there are none. ValueError for another kind."
     losses = dict(lovasz=lovasz_hinge, bce=F.binary_cross_entropy_with_logits)
     if kind not in losses: raise ValueError(f'mask loss: expected one of {sorted(losses)}, got {kind!r}')
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return losses[kind](logits, targets) if len(logits) else logits.sum()
 
 # %% ../nbs/08_mask_head.ipynb #3dcd1247

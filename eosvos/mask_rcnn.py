@@ -233,7 +233,8 @@ class MaskRCNN(nn.Module):
         for d, old, new in zip(found, originals, sizes, strict=True): d['boxes'] = scale_boxes(d['boxes'], new, old)
         if choose is not None: found = [{key: o[wanted] for key, o in d.items()} for d in found for wanted in [choose(d)]]
         boxes = [scale_boxes(d['boxes'], old, new) for d, old, new in zip(found, originals, sizes, strict=True)]
-        masks = self.roi_heads.masks(features, boxes, torch.cat([d['labels'] for d in found]), image).sigmoid()
+        labels = torch.cat([d['labels'] for d in found])
+        masks = self.roi_heads.masks(features, boxes, labels, image).to(boxes[0]).sigmoid()
         for d, mask, old in zip(found, masks.split([len(b) for b in boxes]), originals, strict=True):
             d['masks'] = paste_masks(mask, d['boxes'], old)
         return found

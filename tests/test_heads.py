@@ -1,4 +1,6 @@
 "Box head, mask head and their joints against torchvision's, on inputs small enough to look for the corners."
+import copy
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -10,13 +12,16 @@ from torchvision.models.detection import roi_heads as peer
 from torchvision.ops import MultiScaleRoIAlign
 
 from eosvos.box_head import box_loss, detect
-from eosvos.core import generator
+from eosvos.boxes import box_iou
+from eosvos.core import demo_frame, generator, masks_to_boxes
 from eosvos.mask_head import mask_loss, paste_masks, project_masks
 from eosvos.mask_rcnn import ALIGN, ImageConfig, MaskRCNN, RoIConfig, RoIHeads, check_targets, choose_rois, scale_boxes
 from eosvos.rpn import RPN
+from eosvos.weights import load_model
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
+KINDS = ['lovasz', 'bce']
 
 
 def random_boxes(draws, count, height=80, width=100):
@@ -71,6 +76,25 @@ def test_box_loss_is_torchvisions(seed, N, K):
     torch.testing.assert_close(tuple(ours.values()), theirs)
 
 
+def test_answers_in_half_precision_meet_boxes_in_float32():
+    "Detections and losses are those of the same numbers in float32."
+    draws = generator('half')
+    proposals = random_boxes(draws, 20) + torch.tensor([1000., 500, 1000, 500])
+    logits, deltas = torch.randn(20, 2, generator=draws).bfloat16(), torch.randn(20, 2, 4, generator=draws).bfloat16()
+    labels, wanted = torch.randint(2, (20,), generator=draws), torch.randn(20, 4, generator=draws)
+    masks, shares = torch.randn(20, 8, 8, generator=draws).bfloat16(), torch.rand(20, 8, 8, generator=draws)
+
+    def answers(logits, deltas, masks):
+        found = detect(logits, deltas, proposals, (800, 1300), 0.3, 0.5, 10)
+        return [found['boxes'], found['scores'], *box_loss(logits, deltas, labels, wanted).values(),
+                *(mask_loss(masks, shares, kind) for kind in KINDS)]
+
+    exact = answers(logits.float(), deltas.float(), masks.float())
+    assert len(exact[0]) == 10
+    for a, b in zip(answers(logits, deltas, masks), exact, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+
+
 # ---- masks
 
 @quick
@@ -93,7 +117,7 @@ def test_projection_is_torchvisions(seed, N, M):
     torch.testing.assert_close(project_masks(masks, boxes, owner, M), peer.project_masks_on_boxes(masks, boxes, owner, M))
 
 
-@pytest.mark.parametrize('kind', ['lovasz', 'bce'])
+@pytest.mark.parametrize('kind', KINDS)
 def test_no_mask_costs_nothing_and_has_a_gradient(kind):
     logits = torch.zeros(0, 4, 4, requires_grad=True)
     loss = mask_loss(logits, torch.zeros(0, 4, 4), kind)
@@ -188,3 +212,40 @@ def test_beta_reaches_the_box_loss():
     image, given = torch.rand(3, 64, 128), [torch.tensor([[22., 12, 80, 50]])]
     one, other = (tiny(beta=beta)([image], [target], given, generator(0))['loss_box_reg'] for beta in (1.0, 1 / 9))
     assert RoIConfig().beta == 1 and RPN(3).config.beta == 0 and 0 < one < other
+
+
+# ---- half precision
+
+@pytest.fixture(scope='module')
+def cup():
+    "The shipped model, without proposals of its own in training, a frame, its target, and boxes around the object."
+    model = load_model('small')[0]
+    model.rpn.config = replace(model.rpn.config, after_nms=(0, 200))
+    image, ids = demo_frame()
+    masks = (ids == 1)[None]
+    target = dict(boxes=masks_to_boxes(masks), labels=torch.tensor([1]), masks=masks)
+    near = target['boxes'] + 10 * torch.randn(40, 4, generator=generator('near'))
+    return model, image, target, torch.cat([near, near / 3])
+
+
+@pytest.mark.parametrize('align', ALIGN)
+@pytest.mark.parametrize('how', ['autocast', 'wholesale'])
+def test_half_precision_rounds_features_alone(cup, how, align):
+    "Losses of the same RoIs to the accuracy of bfloat16; boxes and masks in float32, where they were."
+    model, image, target, given = cup
+    model = copy.deepcopy(model)
+    model.roi_heads.config = replace(model.roi_heads.config, align=align)
+    with torch.no_grad():
+        losses = model([image], [target], [given], generator(0))
+        exact, = model([image])
+        if how == 'wholesale': model, image = model.bfloat16(), image.bfloat16()
+        with torch.autocast('cpu', torch.bfloat16, enabled=how == 'autocast'):
+            rough_losses = model([image], [target], [given], generator(0))
+            rough, = model([image])
+    for name, value in rough_losses.items():
+        assert value.dtype == torch.float32 and value != losses[name]
+        torch.testing.assert_close(value, losses[name], rtol=0.02, atol=5e-4)
+    for name in ('boxes', 'scores', 'masks'): assert rough[name].dtype == torch.float32
+    assert box_iou(exact['boxes'][:1], rough['boxes'][:1]) > 0.97
+    exact, rough = (o['masks'][0] > 0.5 for o in (exact, rough))
+    assert (exact & rough).sum() / (exact | rough).sum() > 0.97
