@@ -55,7 +55,7 @@ def decode(
     anchors:Tensor, # (..., 4) xyxy, broadcast against `deltas`
     weights:tuple[float, float]=(1.0, 1.0), # as in `encode`
 ) -> Tensor: # (..., 4) xyxy
-    "Boxes that lie `deltas` away from `anchors`: the inverse of `encode`, in the precision of the anchors."
+    "Boxes that lie `deltas` away from `anchors`: the inverse of `encode`."
     ca, sa = centre_size(anchors)
     deltas = deltas.to(anchors)  # half precision would round the sizes
     centre = ca + deltas[..., :2] / weights[0] * sa

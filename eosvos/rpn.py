@@ -101,7 +101,7 @@ def pyramid_anchors(
     config:RPNConfig, # sizes and ratios
 ) -> list[Tensor]: # per level (h * w * A, 4) xyxy, pixels
     "Every anchor of the pyramid, level by level. ValueError where levels and rows of sizes differ in number."
-    dtype = torch.promote_types(features[0].dtype, torch.float32)  # bfloat16 has 8 bits for a coordinate
+    dtype = torch.promote_types(features[0].dtype, torch.float32)  # 8 bits are too few
     return [anchor_grid(tuple(x.shape[-2:]), image, sizes, config.ratios, x.device).to(dtype)
             for x, sizes in zip(features, config.sizes, strict=True)]
 
@@ -164,7 +164,7 @@ def rpn_loss(
     config:RPNConfig, # thresholds, sampling, beta
     generator:torch.Generator|None=None, # of the sampling
 ) -> dict[str, Tensor]: # loss_objectness and loss_rpn_box_reg, scalars
-    "Is it an object, and where exactly: averaged over the sampled anchors (Faster R-CNN, equation 1)."
+    "Is it an object, and where exactly: both summed, and divided by the number of sampled anchors."
     objectness, regression, count = 0.0, 0.0, 0
     for s, d, target in zip(logits.to(anchors), deltas.to(anchors), targets, strict=True):
         found = match(box_iou(target['boxes'], anchors), config.foreground_iou, config.background_iou, keep_best=True)

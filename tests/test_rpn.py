@@ -92,7 +92,7 @@ def test_pyramid_anchors_follow_the_features():
 
 
 def test_anchors_are_exact_whatever_the_features_are():
-    "bfloat16 has eight bits for a coordinate: at 768 x 1344 it would move an anchor by four pixels."
+    "In bfloat16, with eight bits, an anchor at 768 x 1344 would move by up to four pixels."
     features = [torch.zeros(1, 1, 768 // s, 1344 // s) for s in STRIDES]
     levels = pyramid_anchors(features, (768, 1344), RPNConfig())
     assert max((level - level.bfloat16()).abs().max() for level in levels) == 4
@@ -230,9 +230,10 @@ def test_answers_in_half_precision_meet_anchors_in_float32(half):
     target = [dict(boxes=random_boxes(2, draws, torch.float32))]
 
     def answers(logits, deltas):
-        proposals = propose([o[0] for o in logits], [o[0] for o in deltas], anchors, (100, 180), RPNConfig(), True)
-        losses = rpn_loss(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), target, RPNConfig(), generator(0))
-        return [proposals, *losses.values()]
+        first = [o[0] for o in logits], [o[0] for o in deltas]
+        every = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
+        losses = rpn_loss(*every, target, RPNConfig(), generator(0))
+        return [propose(*first, anchors, (100, 180), RPNConfig(), True), *losses.values()]
 
     exact = answers([o.float() for o in logits], [o.float() for o in deltas])
     for a, b in zip(answers(logits, deltas), exact, strict=True):
