@@ -82,7 +82,7 @@ def together(*command: str | Path) -> None:
 def with_lovasz(file: Path, new: Path) -> Path: # the new file
     "The same weights, to be trained on with the Lovász loss."
     model, config = load_model(file)
-    save_weights(model, replace(config, roi=replace(config.roi, mask_loss='lovasz')), new)
+    save_weights(model, replace(config, roi=replace(config.roi, mask_loss='hinge')), new)
     return new
 
 

@@ -55,6 +55,7 @@ def box_loss(
     beta:float=1.0, # where smooth L1 turns from a parabola to a line: 1 is torchvision 0.4 and the paper, 1/9 torchvision today
 ) -> dict[str, Tensor]: # loss_classifier and loss_box_reg, scalars
     "Cross-entropy over all boxes, smooth L1 over those that hold an object (Fast R-CNN, equation 1)."
+    logits, deltas = logits.to(wanted), deltas.to(wanted)  # from half precision
     positive = (labels > 0).nonzero()[:, 0]  # (P,)
     regression = F.smooth_l1_loss(deltas[positive, labels[positive]], wanted[positive], beta=beta, reduction='sum')
     return dict(loss_classifier=F.cross_entropy(logits, labels), loss_box_reg=regression / len(labels))
@@ -70,7 +71,7 @@ def detect(
     count:int, # at most so many detections
 ) -> dict[str, Tensor]: # boxes (D, 4) xyxy pixels, labels (D,), scores (D,), best first
     "The refined, scored boxes of one image, without duplicates."
-    scores = logits.softmax(dim=1)[:, 1:]  # (N, K - 1): background is no detection
+    scores = logits.to(proposals).softmax(dim=1)[:, 1:]  # (N, K - 1): background is no detection
     boxes = clip_boxes(decode(deltas[:, 1:], proposals[:, None], BOX_WEIGHTS), size)  # (N, K - 1, 4)
     row, column = (scores > score).nonzero().unbind(1)
     boxes, scores, labels = boxes[row, column], scores[row, column], column + 1

@@ -57,6 +57,7 @@ def decode(
 ) -> Tensor: # (..., 4) xyxy
     "Boxes that lie `deltas` away from `anchors`: the inverse of `encode`."
     ca, sa = centre_size(anchors)
+    deltas = deltas.to(anchors)  # half precision would round the sizes
     centre = ca + deltas[..., :2] / weights[0] * sa
     half = 0.5 * sa * torch.exp((deltas[..., 2:] / weights[1]).clamp(max=MAX_LOG_SCALE))
     return torch.cat([centre - half, centre + half], dim=-1)

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from .box_head import BOX_WEIGHTS, BoxHead, BoxPredictor, box_loss, detect
 from .boxes import box_iou, encode
 from .fpn import Backbone
-from .mask_head import MaskHead, MaskPredictor, mask_loss, paste_masks, project_masks
+from eosvos.mask_head import (
+    MASK_LOSSES,
+    MaskHead,
+    MaskPredictor,
+    mask_loss,
+    paste_masks,
+    project_masks,
+)
 from .resnet import FrozenBatchNorm2d, ResNet50, group_norm
 from .roi_align import pool_rois, roi_align, roi_align_fast
 from .rpn import RPN, RPNConfig, match, sample
@@ -76,11 +83,16 @@ def scale_targets(
 ) -> list[dict[str, Tensor]]: # the same, in pixels of the resized images
     "Targets that follow their images."
     def scale(target, old, new):
+        nearest = partial(F.interpolate, size=new, mode='nearest')
         given = target['masks'][:, None].float()  # (G, 1, H, W)
-        masks = F.interpolate(given, new, mode='nearest')  # (G, 1, h, w)
+        masks = nearest(given)  # (G, 1, h, w)
         lost = given.flatten(1).any(dim=1) & ~masks.flatten(1).any(dim=1)  # (G,) so small that every sample missed it
         if lost.any(): masks[lost] = F.adaptive_max_pool2d(given[lost], new)
-        return target | dict(boxes=scale_boxes(target['boxes'], old, new), masks=masks[:, 0].to(target['masks'].dtype))
+        masks = masks[:, 0].to(target['masks'].dtype)
+        scaled = target | dict(boxes=scale_boxes(target['boxes'], old, new), masks=masks)
+        if 'valid' in target:
+            scaled['valid'] = nearest(target['valid'][None, None].float())[0, 0] > 0
+        return scaled
     return [scale(*o) for o in zip(targets, olds, news, strict=True)]
 
 # %% ../nbs/09_mask_rcnn.ipynb #f3a50091
@@ -88,24 +100,31 @@ def check_targets(
     images:list[Tensor], # B times (3, H, W)
     targets:list[dict[str, Tensor]], # B dicts: boxes (G, 4) xyxy pixels, labels (G,) int64 from 1, masks (G, H, W)
 ) -> None:
-    "Raises `ValueError`, naming both values, where a target does not fit its image."
+    "ValueError where a target does not fit its image. It may have `valid` (H, W), bool: is known."
     if len(images) != len(targets): raise ValueError(f'expected a target for each of {len(images)} images, got {len(targets)}')
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         G, size = len(target['boxes']), tuple(image.shape[-2:])
-        for key, want in dict(boxes=(G, 4), labels=(G,), masks=(G, *size)).items():
+        shapes = dict(boxes=(G, 4), labels=(G,), masks=(G, *size))
+        if 'valid' in target: shapes['valid'] = size
+        for key, want in shapes.items():
             if tuple(target[key].shape) != want:
                 raise ValueError(f'target {i}: expected {key} of shape {want}, got {tuple(target[key].shape)}')
         boxes, labels, masks = (target[key] for key in ('boxes', 'labels', 'masks'))
         if not boxes.is_floating_point(): raise ValueError(f'target {i}: expected boxes of a floating type, got {boxes.dtype}')
+        if 'valid' in target and target['valid'].dtype != torch.bool:
+            raise ValueError(f'target {i}: expected a bool valid, got {target["valid"].dtype}')
         good = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1)  # (G,); nothing is greater than NaN
         if not good.all(): raise ValueError(f'target {i}: expected boxes with x1 < x2 and y1 < y2, got {boxes[~good][0].tolist()}')
         if (labels < 1).any(): raise ValueError(f'target {i}: expected labels from 1, got {labels.min()}')
         if (masks > 1).any(): raise ValueError(f'target {i}: expected masks of 0 and 1, got {masks.max()}')
 
+# %% ../nbs/09_mask_rcnn.ipynb #ba0ac75e
+ALIGN = dict(fast=roi_align_fast, twice=roi_align)  # the same values and gradients; `twice` is slower, and has second derivatives
+
 # %% ../nbs/09_mask_rcnn.ipynb #6a6f6638
 @dataclass(frozen=True)
 class RoIConfig:
-    "Numbers of the box and the mask head; the defaults are the paper's (torchvision 0.4, the supplement, and for the last three the released code)."
+    "Numbers of both heads, by default the paper's. ValueError for an unknown mask loss or align."
     iou:float = 0.5  # a proposal with at least this IoU is an object
     samples:int = 512  # proposals per image in the loss
     positives:float = 0.25  # share of objects among them, at most
@@ -120,8 +139,16 @@ class RoIConfig:
     nms_iou:float = 0.5  # of two detections that overlap by more, the better stays
     detections:int = 1  # kept per image: one model follows one object
     beta:float = 1.0  # box loss: 1 is torchvision 0.4 and the paper, 1/9 is torchvision today
-    mask_loss:str = 'lovasz'  # or 'bce'
+    mask_loss:str = 'hinge'  # as in the released code, or another of `MASK_LOSSES`
     align:str = 'fast'  # RoIAlign of both heads: 'fast', differentiable once, or 'twice'; see `ALIGN`
+
+    def __post_init__(self):
+        if self.mask_loss == 'lovasz':  # so it is called in files of weights of earlier versions
+            object.__setattr__(self, 'mask_loss', 'hinge')
+        for name, known in dict(mask_loss=MASK_LOSSES, align=ALIGN).items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f'{name}: expected one of {sorted(known)}, got {value!r}')
 
 # %% ../nbs/09_mask_rcnn.ipynb #77e96e81
 @torch.no_grad()
@@ -146,14 +173,16 @@ def roi_targets(
     owners:Tensor, # (S,) int64 index of the object
     target:dict[str, Tensor], # of the image, see `check_targets`
     size:int, # M: cells per side of the masks
-) -> tuple[Tensor, Tensor]: # (S, 4) deltas, of use for positives only; (P, M, M) masks of the P positives
-    "What the heads should say about the chosen boxes of one image."
+) -> tuple[Tensor, Tensor, Tensor]: # (S, 4) deltas; (P, M, M) masks of positives, and bool: known
+    "What the heads should say about the chosen boxes of one image; background needs no deltas."
     true = target['boxes'].to(boxes)[owners] if len(target['boxes']) else boxes
-    positive = labels > 0
-    return encode(true, boxes, BOX_WEIGHTS), project_masks(target['masks'], boxes[positive], owners[positive], size)
-
-# %% ../nbs/09_mask_rcnn.ipynb #ba0ac75e
-ALIGN = dict(fast=roi_align_fast, twice=roi_align)  # the same values and gradients; `twice` is slower, and has second derivatives
+    deltas = encode(true, boxes, BOX_WEIGHTS)
+    boxes, owners = boxes[labels > 0], owners[labels > 0]
+    masks = project_masks(target['masks'], boxes, owners, size)
+    if 'valid' not in target:
+        return deltas, masks, torch.ones_like(masks, dtype=torch.bool)
+    unknown = project_masks(~target['valid'][None], boxes, 0 * owners, size)  # 0 beyond the image
+    return deltas, masks, unknown <= 0.5
 
 # %% ../nbs/09_mask_rcnn.ipynb #d18e4e17
 class RoIHeads(nn.Module):
@@ -161,10 +190,9 @@ class RoIHeads(nn.Module):
     def __init__(self,
         channels:int, # of the pyramid
         classes:int=2, # background included
-        config:RoIConfig=RoIConfig(), # numbers of both heads; ValueError where its `align` is unknown
+        config:RoIConfig=RoIConfig(), # numbers of both heads
     ):
         super().__init__()
-        if config.align not in ALIGN: raise ValueError(f'align: expected one of {sorted(ALIGN)}, got {config.align!r}')
         c = self.config = config
         self.box_head, self.box_predictor = BoxHead(channels * c.box_size**2, c.box_width), BoxPredictor(c.box_width, classes)
         self.mask_head, self.mask_predictor = MaskHead(channels, c.mask_width, c.mask_layers), MaskPredictor(c.mask_width, classes)
@@ -186,13 +214,16 @@ class RoIHeads(nn.Module):
     def losses(self, features, proposals, image, targets, generator=None):
         "Class, box and mask loss, three scalars."
         chosen = [choose_rois(p, t, self.config, generator) for p, t in zip(proposals, targets, strict=True)]
-        deltas, masks = zip(*[roi_targets(*c, t, 2 * self.config.mask_size) for c, t in zip(chosen, targets, strict=True)], strict=True)
+        size = 2 * self.config.mask_size
+        wanted = [roi_targets(*c, t, size) for c, t in zip(chosen, targets, strict=True)]
+        deltas, masks, valid = (torch.cat(o) for o in zip(*wanted, strict=True))
         boxes, labels, _ = zip(*chosen, strict=True)
         kinds = torch.cat(labels)
-        losses = box_loss(*self.boxes(features, boxes, image), kinds, torch.cat(deltas), self.config.beta)
+        losses = box_loss(*self.boxes(features, boxes, image), kinds, deltas, self.config.beta)
         positive = [b[label > 0] for b, label in zip(boxes, labels, strict=True)]
         logits = self.masks(features, positive, kinds[kinds > 0], image)
-        return losses | dict(loss_mask=mask_loss(logits, torch.cat(masks), self.config.mask_loss))
+        valid = None if valid.all() else valid
+        return losses | dict(loss_mask=mask_loss(logits, masks, self.config.mask_loss, valid))
 
     def detections(self, features, proposals, image, sizes):
         "For each image boxes (D, 4), labels and scores (D,), best first."
@@ -233,7 +264,8 @@ class MaskRCNN(nn.Module):
         for d, old, new in zip(found, originals, sizes, strict=True): d['boxes'] = scale_boxes(d['boxes'], new, old)
         if choose is not None: found = [{key: o[wanted] for key, o in d.items()} for d in found for wanted in [choose(d)]]
         boxes = [scale_boxes(d['boxes'], old, new) for d, old, new in zip(found, originals, sizes, strict=True)]
-        masks = self.roi_heads.masks(features, boxes, torch.cat([d['labels'] for d in found]), image).sigmoid()
+        labels = torch.cat([d['labels'] for d in found])
+        masks = self.roi_heads.masks(features, boxes, labels, image).to(boxes[0]).sigmoid()
         for d, mask, old in zip(found, masks.split([len(b) for b in boxes]), originals, strict=True):
             d['masks'] = paste_masks(mask, d['boxes'], old)
         return found

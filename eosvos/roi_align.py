@@ -129,5 +129,6 @@ def pool_rois(
     for i, x in enumerate(features):
         chosen = (level == i).nonzero()[:, 0]
         if len(chosen):
-            pooled.index_copy_(0, chosen, align(x, rois[chosen], size, x.shape[-2] / image[0], samples))
+            cut = align(x.to(rois), rois[chosen], size, x.shape[-2] / image[0], samples)
+            pooled.index_copy_(0, chosen, cut.to(pooled))
     return pooled

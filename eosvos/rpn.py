@@ -101,7 +101,8 @@ def pyramid_anchors(
     config:RPNConfig, # sizes and ratios
 ) -> list[Tensor]: # per level (h * w * A, 4) xyxy, pixels
     "Every anchor of the pyramid, level by level. ValueError where levels and rows of sizes differ in number."
-    return [anchor_grid(tuple(x.shape[-2:]), image, sizes, config.ratios, x.device).to(x.dtype)
+    dtype = torch.promote_types(features[0].dtype, torch.float32)  # 8 bits are too few
+    return [anchor_grid(tuple(x.shape[-2:]), image, sizes, config.ratios, x.device).to(dtype)
             for x, sizes in zip(features, config.sizes, strict=True)]
 
 # %% ../nbs/04_rpn.ipynb #55c937ff
@@ -145,7 +146,7 @@ def propose(
     before, after = (o[0 if training else 1] for o in (config.before_nms, config.after_nms))
     boxes, scores, levels = [], [], []
     for i, (s, d, a) in enumerate(zip(logits, deltas, anchors, strict=True)):
-        s, top = s.topk(min(before, len(s)))
+        s, top = s.to(a).topk(min(before, len(s)))
         boxes.append(decode(d[top], a[top]))
         scores.append(s.sigmoid())
         levels.append(torch.full_like(top, i))
@@ -163,9 +164,9 @@ def rpn_loss(
     config:RPNConfig, # thresholds, sampling, beta
     generator:torch.Generator|None=None, # of the sampling
 ) -> dict[str, Tensor]: # loss_objectness and loss_rpn_box_reg, scalars
-    "Is it an object, and where exactly: averaged over the sampled anchors (Faster R-CNN, equation 1)."
+    "Is it an object, and where exactly: both summed, and divided by the number of sampled anchors."
     objectness, regression, count = 0.0, 0.0, 0
-    for s, d, target in zip(logits, deltas, targets, strict=True):
+    for s, d, target in zip(logits.to(anchors), deltas.to(anchors), targets, strict=True):
         found = match(box_iou(target['boxes'], anchors), config.foreground_iou, config.background_iou, keep_best=True)
         labels = torch.where(found >= 0, 1, found - BACKGROUND)  # object 1, background 0, between -1
         chosen = sample(labels, config.samples, config.positives, generator)
