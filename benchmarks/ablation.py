@@ -4,6 +4,9 @@
     .venv/bin/python benchmarks/ablation.py DATA                 # trains what is missing, then measures what is missing: hours
     .venv/bin/python benchmarks/ablation.py DATA 'common-1*'     # only rows with such names, and the trainings they need
 
+DATA holds parts of DAVIS and sets of still pictures that no script lays out: notebook `26_study` says which, and how they were resized.
+The training of the parent needs the extra `train` besides.
+
 Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
 on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. Rows of
