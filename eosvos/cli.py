@@ -8,6 +8,7 @@ __all__ = ['app', 'weights_app', 'reports_errors', 'progress', 'given_only', 'ob
            'demo_command', 'coco_command', 'import_command']
 
 # %% ../nbs/25_cli.ipynb #437df292
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -56,6 +57,13 @@ def reports_errors(
         except (ValueError, FloatingPointError, OSError) as error:  # bad input, fine-tuning that diverged, a full disk
             typer.echo(f'eosvos: {error}', err=True)
             raise typer.Exit(1) from error
+        except (MemoryError, RuntimeError) as error:
+            lacking = re.search('out of memory|(allocate|enough) memory', str(error))
+            if isinstance(error, RuntimeError) and not lacking:
+                raise
+            typer.echo('eosvos: not enough memory: take smaller frames or fewer objects, '
+                       'or try --device cpu', err=True)
+            raise typer.Exit(1) from error
     return run
 
 # %% ../nbs/25_cli.ipynb #fcc33a5b
@@ -94,7 +102,7 @@ def objects_line(
 @app.command('segment')
 @reports_errors
 def segment_command(
-    frames:Annotated[Path, typer.Argument(metavar='FRAMES', help='Folder of images, or a video file.')],
+    frames:Annotated[Path, typer.Argument(metavar='FRAMES', help='Folder of images, a video file, or a file with pages.')],
     mask:Annotated[Path, typer.Argument(metavar='MASK', help='One-channel picture of object ids, 0 = background, 255 = unknown; '
                                         'or a folder of such, named like frames.')],
     out:Annotated[Path, typer.Option(help='Folder for masks/<frame>.png and overlay.mp4; made if needed.')],
@@ -110,11 +118,12 @@ def segment_command(
     fill:_Fill=None,
     max_growth:_Growth=None,
     mask_frame:Annotated[int, typer.Option(min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.')]=0,
+    partial:Annotated[bool, typer.Option(help='Of a damaged video, use the frames before the damage.')]=False,
     device:_Device='auto',
     seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
 ) -> None:
     "Segment the given objects in every frame of a clip."
-    clip = open_clip(frames)
+    clip = open_clip(frames, mask, partial)
     given = first_masks(mask, clip, mask_frame)
     tracker = load(model, device)
     config = replace(

@@ -467,7 +467,7 @@ def write_results(
         write_mask(folder / f'{clip.names[i]}.png', ids)
     files = [folder / f'{name}.png' for name in clip.names]
     painted = (overlay(clip[i], read_mask(file)) for i, file in enumerate(files))
-    write_video(video, watch(painted, 'drawing  ', len(clip)), clip.fps)
+    write_video(video, watch(painted, 'drawing  ', len(clip)), times=clip.times)
     saved.unlink()
 
 
@@ -479,7 +479,7 @@ def segment(
     frame:int=0, # which frame a single mask belongs to, from 0
 ) -> Iterator[tuple[str, Tensor]]|None: # name of the frame and its ids (H, W); None with `out`
     "Segment the objects of a mask in every frame of a clip. ValueError that names what is wrong."
-    clip, tracker = open_clip(video), tracker or load()
+    clip, tracker = open_clip(video, without=mask), tracker or load()
     masks = first_masks(mask, clip, frame)
     if out is not None:
         return write_results(tracker, clip, masks, out)

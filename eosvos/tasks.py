@@ -33,7 +33,7 @@ PAIRS = ('any', 'later', 'same')  # how the test frame is chosen
 
 @dataclass(frozen=True)
 class TaskConfig:
-    "How tasks are drawn; the defaults are the released code's."
+    "How tasks are drawn; the defaults are the released code's, but for `least` and `cache`."
     shares: tuple[tuple[str, float], ...] = (('youtube-vos', 0.98), ('davis-2017', 0.02))  # how often each set is drawn; uniform over its objects
     pair: str = 'any'  # one of `PAIRS`
     separate: bool = True  # each object of a sequence is a task of its own

@@ -5,6 +5,7 @@ import sys
 import weakref
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -685,7 +686,7 @@ def test_another_run_is_refused(tmp_path):
 
 def test_write_results_goes_on_and_refuses_others(tmp_path):
     clip, truth = scene(upper)
-    clip.fps = 24
+    clip.times = [Fraction(i, 24) for i in range(9)]
     class Stop(Exception): pass
     def watch(items, what, count):
         assert count == 8
