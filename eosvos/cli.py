@@ -132,12 +132,14 @@ def segment_command(
     overlap:_Overlap=None,
     fill:_Fill=None,
     mask_frame:Annotated[int, typer.Option(min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.')]=0,
+    binarize:Annotated[int | None, typer.Option(
+        min=1, max=255, help='Read no ids; pixels at least so bright, of 255, are object 1.')]=None,
     device:_Device='auto',
     seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
 ) -> None:
     "Segment the given objects in every frame of a clip."
     clip = open_clip(frames)
-    given, where = first_masks(mask, clip, mask_frame), find_device(device)
+    given, where = first_masks(mask, clip, mask_frame, binarize), find_device(device)
     network, about, rates = load(model, rates=lr is None, device=where)
     fine = replace(preset(about).fine_tune, iterations=iterations, **given_only(lr=lr))
     config = replace(preset(about), fine_tune=fine, seed=seed, online=online, online_every=online_every, online_iterations=online_iterations,

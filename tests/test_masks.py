@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from typer.testing import CliRunner
 
+from eosvos import cli
 from eosvos.core import DEMO
 from eosvos.datasets import Sequence
 from eosvos.video import VOID, first_masks, is_binary, object_ids, open_clip, read_mask, write_mask
@@ -276,3 +278,16 @@ def test_what_is_written_is_read_back(tmp_path):
     ids = torch.tensor([[0, 1, VOID]])
     write_mask(tmp_path / 'x.png', ids)
     assert torch.equal(read_mask(tmp_path / 'x.png', is_binary([tmp_path / 'x.png'])), ids)
+
+
+def test_the_command_names_the_way_out_of_a_soft_edge(tmp_path, clip, monkeypatch):
+    soft = Image.fromarray(block(255, side=19)).filter(ImageFilter.GaussianBlur(2))
+    soft.save(tmp_path / 'soft.png')
+    command = ['segment', str(clip.path), str(tmp_path / 'soft.png'), '--out', str(tmp_path / 'out')]
+    refused = CliRunner().invoke(cli.app, command)
+    assert refused.exit_code == 1 and '--binarize 128' in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / 'out').exists()
+    taken = []
+    monkeypatch.setattr(cli, 'write_masks', lambda model, clip, given, *more: taken.append(given) or 1)
+    assert CliRunner().invoke(cli.app, [*command, '--binarize', '128']).exit_code == 0
+    assert torch.equal(taken[0][0], torch.from_numpy(np.asarray(soft) >= 128).long())
