@@ -172,9 +172,11 @@ def evaluate_command(
     plot:Annotated[Path | None, typer.Option(help='Picture of J and F of each object over time (.png, .svg or .pdf).')]=None,
     protocol:Annotated[str, typer.Option(help="Which frames count: 'davis' (all but first and last) or 'youtube-vos' (all after an object's first).")]='davis',
     workers:Annotated[int, typer.Option(min=1, help='Processes that score.')]=1,
+    single:Annotated[bool, typer.Option(
+        '--single', help='Count all objects as one, as DAVIS 2016 does.')]=False,
 ) -> None:
     "Score masks by J (overlap) and F (contours)."
-    result = evaluate(predictions, annotations, protocol=protocol, workers=workers)
+    result = evaluate(predictions, annotations, protocol=protocol, workers=workers, single=single)
     Console(force_jupyter=False).print(table(result))  # first: it took its time, whatever becomes of the files
     if csv: write_csv(result, csv)
     if plot: plot_over_time(result, plot)
