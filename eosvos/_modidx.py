@@ -344,6 +344,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'eosvos.video.write_video': ('video.html#write_video', 'eosvos/video.py')},
             'eosvos.weights': { 'eosvos.weights.Report': ('weights.html#report', 'eosvos/weights.py'),
                                 'eosvos.weights.Report.__str__': ('weights.html#report.__str__', 'eosvos/weights.py'),
+                                'eosvos.weights._is_pickle': ('weights.html#_is_pickle', 'eosvos/weights.py'),
                                 'eosvos.weights.as_config': ('weights.html#as_config', 'eosvos/weights.py'),
                                 'eosvos.weights.check_state': ('weights.html#check_state', 'eosvos/weights.py'),
                                 'eosvos.weights.coco_state': ('weights.html#coco_state', 'eosvos/weights.py'),
@@ -355,6 +356,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'eosvos.weights.load_rates': ('weights.html#load_rates', 'eosvos/weights.py'),
                                 'eosvos.weights.modern_names': ('weights.html#modern_names', 'eosvos/weights.py'),
                                 'eosvos.weights.read_foreign': ('weights.html#read_foreign', 'eosvos/weights.py'),
-                                'eosvos.weights.read_header': ('weights.html#read_header', 'eosvos/weights.py'),
                                 'eosvos.weights.read_weights': ('weights.html#read_weights', 'eosvos/weights.py'),
                                 'eosvos.weights.save_weights': ('weights.html#save_weights', 'eosvos/weights.py')}}}
