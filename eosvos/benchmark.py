@@ -188,12 +188,9 @@ def score(
     if any(s.asked is not None or None in s.masks for s in sequences): return None
     with TemporaryDirectory() as name:
         for s in sequences:
-            true = Path(name) / s.name
-            if not s.single: true.symlink_to(s.masks[0].parent.resolve())
-            else:
-                true.mkdir()
-                for i, file in enumerate(s.masks): write_mask(true / f'{file.stem}.png', s.mask(i))
-        return evaluate(masks, name, [s.name for s in sequences], protocol)
+            (Path(name) / s.name).symlink_to(s.masks[0].parent.resolve())
+        single = any(s.single for s in sequences)
+        return evaluate(masks, name, [s.name for s in sequences], protocol, single=single)
 
 
 def collect(

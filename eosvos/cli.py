@@ -119,12 +119,14 @@ def segment_command(
     max_growth:_Growth=None,
     mask_frame:Annotated[int, typer.Option(min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.')]=0,
     partial:Annotated[bool, typer.Option(help='Of a damaged video, use the frames before the damage.')]=False,
+    binarize:Annotated[int | None, typer.Option(
+        min=1, max=255, help='Read no ids; pixels at least so bright, of 255, are object 1.')]=None,
     device:_Device='auto',
     seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
 ) -> None:
     "Segment the given objects in every frame of a clip."
     clip = open_clip(frames, mask, partial)
-    given = first_masks(mask, clip, mask_frame)
+    given = first_masks(mask, clip, mask_frame, binarize)
     tracker = load(model, device)
     config = replace(
         tracker.config, fine_tune=replace(tracker.config.fine_tune, iterations=iterations), seed=seed,
@@ -162,9 +164,11 @@ def evaluate_command(
     plot:Annotated[Path | None, typer.Option(help='Picture of J and F of each object over time (.png, .svg or .pdf).')]=None,
     protocol:Annotated[str, typer.Option(help="Which frames count: 'davis' (all but first and last) or 'youtube-vos' (all after an object's first).")]='davis',
     workers:Annotated[int, typer.Option(min=1, help='Processes that score.')]=1,
+    single:Annotated[bool, typer.Option(
+        '--single', help='Count all objects as one, as DAVIS 2016 does.')]=False,
 ) -> None:
     "Score masks by J (overlap) and F (contours)."
-    result = evaluate(predictions, annotations, protocol=protocol, workers=workers)
+    result = evaluate(predictions, annotations, protocol=protocol, workers=workers, single=single)
     Console(force_jupyter=False).print(table(result))  # first: it took its time, whatever becomes of the files
     if csv: write_csv(result, csv)
     if plot: plot_over_time(result, plot)

@@ -9,15 +9,27 @@ __all__ = ['Sequence', 'davis', 'youtube_vos', 'folders', 'image_set']
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .video import VOID, Clip, check_name, natural_key, object_ids, picture_size, pictures, read_image, read_mask
+from eosvos.video import (
+    VOID,
+    Clip,
+    check_name,
+    is_binary,
+    natural_key,
+    object_ids,
+    picture_size,
+    pictures,
+    read_image,
+    read_mask,
+)
 
 # %% ../nbs/17_datasets.ipynb #2a750469
 @dataclass(frozen=True)
@@ -30,6 +42,11 @@ class Sequence:
     asked: tuple[int, ...] | None = None  # indices of the frames whose masks a submission holds; None: all
     categories: tuple[tuple[int, str], ...] | None = None  # (object id, category) where the set says so
     single: bool = False  # all objects count as one, with id 1
+    binary: bool | None = None  # is 255 an object, or void? None: as all of these masks say
+
+    @cached_property
+    def _binary(self):
+        return is_binary(filter(None, self.masks)) if self.binary is None else self.binary
 
     def image(self,
         i:int, # index of a frame
@@ -42,14 +59,17 @@ class Sequence:
     ) -> Tensor: # (H, W) int64 ids as they are on disk; with `single` 1 for any object
         "The mask of a frame. ValueError where there is none, it cannot be read, or has another size than the frame."
         if self.masks[i] is None: raise ValueError(f'{self.frames[i]}: the data set has no mask for this frame')
-        ids, size = read_mask(self.masks[i]), picture_size(self.frames[i])
+        ids, size = read_mask(self.masks[i], self._binary), picture_size(self.frames[i])
         if ids.shape != size: raise ValueError(f'{self.masks[i]}: expected (height, width) {size} as its frame has, got {tuple(ids.shape)}')
         return torch.where(ids == VOID, VOID, ids.clamp(max=1)) if self.single else ids
 
     @property
-    def ids(self) -> list[int]: # ascending
-        "The objects that are given. ValueError where the first mask has to be read for it and cannot be."
-        return sorted(k for k, _ in _starts(self))
+    def ids(self) -> list[int]: # ascending; none, and a warning, where no mask shows an object
+        "The objects that are given. ValueError where a mask has to be read for it and cannot be."
+        starts = _starts(self)
+        if not starts:
+            warnings.warn(f'{_blank(self)}; left out', stacklevel=2)
+        return sorted(k for k, _ in starts)
 
     def given(self) -> dict[int, Tensor]: # frame index -> (H, W) int64 ids of the objects that are given there, and of no others
         "The masks that are given, as `segment` takes them. ValueError where one cannot be read, or an object is in none."
@@ -59,10 +79,12 @@ class Sequence:
         stride:int, # take every so many frames
     ) -> 'Sequence':
         "A shorter sequence. Each object is given in the first frame left, from its own on, that shows it; where none does, it is left out."
-        short = replace(self, frames=self.frames[::stride], masks=self.masks[::stride], asked=None)
-        if self.starts is None: return short
-        left = [(k, next((j for j in range(-(-i // stride), len(short.masks)) if short.masks[j] and (short.mask(j) == k).any()), None)) for k, i in self.starts]
-        return replace(short, starts=tuple((k, j) for k, j in left if j is not None))
+        short = replace(self, frames=self.frames[::stride], masks=self.masks[::stride],
+                        asked=None, binary=self._binary)
+        if self.starts is None:
+            return short
+        shown = [(k, _shown(short, k, -(-i // stride))) for k, i in self.starts]
+        return replace(short, starts=tuple((k, i) for k, i in shown if i is not None))
 
     def clip(self) -> Clip:
         "The frames, read one at a time. ValueError where the first cannot be read."
@@ -71,24 +93,44 @@ class Sequence:
 # %% ../nbs/17_datasets.ipynb #b9b3df4b
 def _starts(
     sequence:Sequence,
-) -> Iterable[tuple[int, int]]: # (object id, index of a frame)
+) -> Iterable[tuple[int, int]]: # (object id, index of a frame); none where no mask shows an object
     "The frame that gives each object; where the data set does not say, the first mask that shows any."
     if sequence.starts is not None: return sequence.starts
     for i, file in enumerate(sequence.masks):
         if file and (found := object_ids(sequence.mask(i))): return [(k, i) for k in found]
-    raise ValueError(f'{sequence.frames[0].parent}: expected a mask of this sequence to show an object, none does')
+    return []
+
+def _blank(
+    sequence:Sequence,
+) -> str:
+    "What is wrong with a sequence without an object."
+    first = next(filter(None, sequence.masks), sequence.frames[0])
+    return f'{first}: expected an object here or in a later mask of the sequence, found none'
+
+def _shown(
+    sequence:Sequence,
+    k:int, # the object
+    start:int, # index of a frame
+) -> int|None:
+    "The first frame from `start` on whose mask shows an object; None where none does."
+    for i in range(start, len(sequence.masks)):
+        if sequence.masks[i] and (sequence.mask(i) == k).any():
+            return i
+    return None
 
 # %% ../nbs/17_datasets.ipynb #110d672a
 def _given(
     sequence:Sequence,
 ) -> dict[int, Tensor]: # frame index -> (H, W) int64 ids
     "The objects that are given in each frame, and no others."
-    mask, given = cache(sequence.mask), {}
+    given = {}
     for k, start in _starts(sequence):
-        later = (i for i in range(start, len(sequence.frames)) if sequence.masks[i])
-        first = next((i for i in later if (mask(i) == k).any()), None)  # nearly always `start`; a list may be a frame early
-        if first is None: raise ValueError(f'{sequence.masks[start]}: expected object {k} here or in a later mask of the sequence, found it in none')
-        given.setdefault(first, torch.zeros_like(mask(first)))[mask(first) == k] = k
+        i = _shown(sequence, k, start)  # nearly always `start`; a list may be a frame early
+        if i is None: raise ValueError(f'{sequence.masks[start]}: expected object {k} here or in a later mask of the sequence, found it in none')
+        ids = sequence.mask(i)
+        given.setdefault(i, torch.zeros_like(ids))[ids == k] = k
+    if not given:
+        raise ValueError(_blank(sequence))
     return dict(sorted(given.items()))
 
 # %% ../nbs/17_datasets.ipynb #adc70721
@@ -127,7 +169,7 @@ def _names(
     file:Path, # one name a line, or two paths a line as in DAVIS 2016
 ) -> list[str]:
     "The sequences that a list names. ValueError with the file's name where it cannot be read, or holds something else."
-    try: lines = [line.strip() for line in file.read_text('utf-8').split('\n') if line.strip()]
+    try: lines = [line.strip() for line in file.read_text('utf-8-sig').split('\n') if line.strip()]
     except (OSError, UnicodeDecodeError) as error: raise ValueError(f'{file}: cannot be read as a list of sequences: {error}') from error
     if not lines: raise ValueError(f'{file}: expected the names of sequences, one a line, found none')
     pairs = [re.fullmatch(r'/JPEGImages/[^/]+/([^/]+)/\S+\s+/Annotations/\S+', line) for line in lines]
@@ -166,7 +208,7 @@ def _meta(
     def expect(kind, value, what):
         if isinstance(value, kind): return value
         raise ValueError(f'{file}: expected {what} to be a {kind.__name__}, got {str(value)[:60]!r}')
-    try: whole = json.loads(file.read_text('utf-8'))
+    try: whole = json.loads(file.read_text('utf-8-sig'))
     except (OSError, ValueError, RecursionError) as error: raise ValueError(f'{file}: cannot be read as JSON: {error}') from error
     sequences = {}
     for name, video in expect(dict, expect(dict, whole, 'it').get('videos'), '"videos"').items():

@@ -9,19 +9,20 @@ __all__ = ['PROTOCOL', 'jaccard', 'boundary', 'tolerance', 'dilate', 'boundary_f
 # %% ../nbs/14_metrics.ipynb #90f348b8
 import csv
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from .core import write_then_rename
-from .video import VOID, natural_key, read_mask
+from .video import VOID, is_binary, natural_key, read_mask
 
 # %% ../nbs/14_metrics.ipynb #8d2fc1b8
 def _pair(pred, true) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +151,8 @@ J: intersection over union of the two masks; 1 where both are empty.
 F: harmonic mean of precision and recall of the one-pixel boundaries,
    matched within ceil(0.008 x image diagonal) pixels; 1 where neither
    mask has a boundary, 0 where only one has.
-Objects: each on its own; void (255 beside other ids) is background.
+Objects: each on its own, or all as one on request, as in DAVIS 2016;
+   void (255 where a mask of the sequence has other ids) is background.
 davis: all annotated frames but the first and the last. Mean, recall
    (share above 0.5) and decay (first minus last quarter) of an object,
    then the means over all objects: a sequence of two counts twice.
@@ -191,33 +193,42 @@ def _mask_names(folder:Path) -> list[str]:
 
 def _pairs(predictions:Path, annotations:Path, protocol:str) -> list[tuple[Path|None, Path]]:
     "Predicted and true mask of each annotated frame of one sequence; None where no object is scored."
-    names, unscored = _mask_names(annotations), 2 if protocol == 'davis' else 1
-    scored = names[1:-1] if unscored == 2 else names[1:]
-    if not scored: raise ValueError(f'{annotations}: expected more masks (*.png) than the {unscored} not scored, found {len(names)}')
+    names = _mask_names(annotations)
+    scored = names[1:-1] if protocol == 'davis' else names[1:]
+    if not names: raise ValueError(f'{annotations}: expected masks (*.png), found none')
     missing = [name for name in scored if not (predictions / name).is_file()]
     if missing: raise ValueError(f'{predictions / missing[0]}: no such mask; expected {len(scored)} of {annotations}, got {len(scored) - len(missing)}')
     return [(predictions / name if name in scored else None, annotations / name) for name in names]
 
-def _read(path:Path) -> np.ndarray:
+def _read(path:Path, binary:bool, single:bool) -> np.ndarray:
     "The ids of a mask file (H, W), in the smallest type that holds them."
-    ids = read_mask(path).numpy()
+    ids = read_mask(path, binary).numpy()
+    if single:
+        ids = np.where(ids == VOID, VOID, ids > 0)
     return ids.astype(np.min_scalar_type(ids.max()))
 
-def _score_files(pair:tuple[Path|None, Path]) -> tuple[list[int], list[int], dict]:
+def _kinds(pairs:list[tuple]) -> tuple[bool, ...]:
+    "Whether 255 is an object in the predicted and in the true masks of one sequence."
+    return tuple(is_binary(filter(None, side)) for side in zip(*pairs))
+
+def _score_files(job:tuple[Path|None, Path, bool, bool, bool]) -> tuple[list[int], list[int], dict]:
     "The objects of the true mask and of the predicted mask, and their scores."
-    true = _read(pair[1])
-    if pair[0] is None: return _ids(true), [], {}
-    pred = _read(pair[0])
-    if pred.shape != true.shape: raise ValueError(f'{pair[0]}: expected height x width {true.shape} of {pair[1]}, got {pred.shape}')
+    predicted, annotated, binary_pred, binary_true, single = job
+    true = _read(annotated, binary_true, single)
+    if predicted is None: return _ids(true), [], {}
+    pred = _read(predicted, binary_pred, single)
+    if pred.shape != true.shape: raise ValueError(f'{predicted}: expected height x width {true.shape} of {annotated}, got {pred.shape}')
     return _ids(true), _ids(pred), score_frame(pred, true)
 
 # %% ../nbs/14_metrics.ipynb #b7c2e1d1
+_HINT = '; if all objects shall count as one, as in DAVIS 2016, say single (--single)'
+
 def _by_object(sequence:str, pairs:list[tuple], frames:list[tuple], protocol:str) -> list[ObjectScores]:
-    "The scores of each object of one sequence. ValueError where there is none, or a prediction has another."
+    "The scores of each object of one sequence. ValueError where a prediction has another."
     first = {k: index for index in reversed(range(len(frames))) for k in frames[index][0]}  # id -> first annotated frame that shows it
-    if not first: raise ValueError(f'{pairs[0][1].parent}: expected masks of at least one object, got {len(pairs)} empty ones')
     unknown = [(pair, k) for pair, (_, claimed, _) in zip(pairs, frames) for k in claimed if k not in first]
-    for (predicted, true), k in unknown: raise ValueError(f'{predicted}: expected ids among {sorted(first)} of {true.parent}, got object {k}')
+    for (predicted, true), k in unknown:
+        raise ValueError(f'{predicted}: expected ids among {sorted(first)} of {true.parent}, got object {k}{_HINT}')
     scored = {k: range(1, len(pairs) - 1) if protocol == 'davis' else range(first[k] + 1, len(pairs)) for k in sorted(first)}
     return [ObjectScores(sequence, k, tuple(pairs[index][1].name for index in chosen),
                          *np.array([frames[index][2].get(k, (1.0, 1.0)) for index in chosen]).T) for k, chosen in scored.items() if chosen]
@@ -232,22 +243,41 @@ def _folders(predictions:Path, annotations:Path, sequences:Iterable[str]|None) -
     return {name: (predictions / name, annotations / name) for name in names}
 
 # %% ../nbs/14_metrics.ipynb #892093dd
+def _each(workers:int, work:Callable, jobs:Iterable) -> Iterator[Any]:
+    "The results of a function, in order, from this process or from several."
+    if workers == 1:
+        yield from map(work, jobs)
+        return
+    # one thread each: a forked process must not wait for threads that its parent had
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(work, jobs, chunksize=8)
+
 def evaluate(
     predictions:Path|str, # <sequence>/<frame>.png below it, or the folder of one sequence's masks
     annotations:Path|str, # the same of the true masks; one sequence is named after this folder
     sequences:Iterable[str]|None=None, # which to score; all of `annotations` if None
     protocol:str='davis', # which frames are scored: 'davis' or 'youtube-vos', see `PROTOCOL`
     workers:int=1, # processes; their number changes the time, not the result
+    single:bool=False, # do all objects of a mask count as one, with id 1?
 ) -> Result:
     "J and F of every object in every frame that the protocol scores. ValueError names the file that is missing or does not fit."
     if protocol not in ('davis', 'youtube-vos'): raise ValueError(f"protocol: expected 'davis' or 'youtube-vos', got {protocol!r}")
     pairs = {name: _pairs(*both, protocol) for name, both in _folders(Path(predictions), Path(annotations), sequences).items()}
-    jobs = [pair for listed in pairs.values() for pair in listed]
-    # one thread each: a forked process must not wait for threads that its parent had
-    pool = ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) if workers > 1 else nullcontext()
-    with pool, closing(pool.map(_score_files, jobs, chunksize=8) if workers > 1 else (_score_files(job) for job in jobs)) as frames:
-        return Result(tuple(scores for name, listed in pairs.items()
-                            for scores in _by_object(name, listed, [next(frames) for _ in listed], protocol)))
+    kinds = list(_each(workers, _kinds, pairs.values()))
+    jobs = [(*pair, *kind, single) for listed, kind in zip(pairs.values(), kinds) for pair in listed]
+    objects, lost = [], []
+    with closing(_each(workers, _score_files, jobs)) as frames:
+        for name, listed in pairs.items():
+            found = [next(frames) for _ in listed]
+            claimed = {k for _, ids, _ in found for k in ids}
+            objects += (scored := _by_object(name, listed, found, protocol))
+            lost += [scores.name for scores in scored if scores.object_id not in claimed]
+    blank = ', '.join(sorted(pairs.keys() - {scores.sequence for scores in objects}))
+    told = f'{annotations}: expected an object in a frame that is scored, found none in {blank}'
+    if not objects: raise ValueError(told)
+    if blank: warnings.warn(f'{told}; left out', stacklevel=2)
+    if lost: warnings.warn(f'{predictions}: no mask shows {", ".join(lost)}{_HINT * (not single)}', stacklevel=2)
+    return Result(tuple(objects))
 
 # %% ../nbs/14_metrics.ipynb #bc3f6a4b
 def plot_over_time(

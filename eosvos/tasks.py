@@ -109,6 +109,9 @@ class Tasks(Dataset):
         if missing: raise ValueError(f'shares: expected names among {sorted(sets)}, got {missing[0]!r}')
         self.config, self.frames = config, Frames(config.cache)
         self.objects = {name: [(s, k) for s in sets[name] for k in (s.ids if config.separate else [None])] for name, _ in config.shares}
+        for name, found in self.objects.items():
+            if not found:
+                raise ValueError(f'shares: expected objects in {name}, found none')
 
     def frame(self, sequence:Sequence, k:int|None, numbers:range, random:torch.Generator) -> tuple[int, Tensor, Tensor]|None:
         "A random frame among `numbers` that shows the object: its number, image and mask. None where ten draws fail."
