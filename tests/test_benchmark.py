@@ -10,7 +10,6 @@ from dataclasses import replace
 from time import monotonic, sleep
 from zipfile import ZipFile
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -25,17 +24,7 @@ from eosvos.benchmark import begin, collect, describe, find_sequences, run, subm
 from eosvos.core import DEMO
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT, load, variant
 from eosvos.small import PAPER, build
-from eosvos.tables import (
-    ablation_table,
-    benchmark_table,
-    paper_scores,
-    plot_iterations,
-    plot_time,
-    read_results,
-    sequence_scores,
-    sequence_table,
-    youtube_table,
-)
+from eosvos.tables import as_markdown, paper_scores, percent, sequence_scores
 from eosvos.video import read_mask, write_mask
 from eosvos.weights import load_model, save_weights
 
@@ -345,54 +334,15 @@ def result(variant='e-osvos-10', dataset='davis-2017', j=0.5, f=0.75, **objects)
     return dict(setup=setup, scores=scores, objects={name: dict(J=o, F=o) for name, o in objects.items()}, fps=4, fps_objects=8)
 
 
-def cells(text): return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines()]
-
-
-def test_results_are_read_by_name(whole, tmp_path):
-    for name in 'b', 'a': shutil.copy(whole / 'result.json', tmp_path / f'{name}.json')
-    assert list(read_results(tmp_path)) == ['a', 'b'] and read_results(tmp_path)['a']['frames'] == 10
-    (tmp_path / 'c.json').write_text('{"setup": 1}')
-    with pytest.raises(ValueError, match="c.json: expected the result of a benchmark, found no 'scores'"): read_results(tmp_path)
-
-
-def test_table_2():
-    header, _, one, two = cells(benchmark_table({'ours': result(), 'other': result('e-osvos-3'), 'no': result(dataset='davis-2016')}, 'davis-2017'))
-    assert header == ['result', 'split', 'J', 'J-Decay', 'F', 'J&F', 'FPS']
-    assert one == ['ours', 'val', '50.0 (69.2)', '12.5 (18.5)', '75.0 (74.6)', '62.5 (71.9)', '8.00 (5.30)']
-    assert two == ['other', 'val', '50.0 (-)', '12.5 (-)', '75.0 (-)', '62.5 (-)', '8.00 (-)']
+def test_the_papers_numbers():
     assert paper_scores('davis-2016')['e-osvos-100-ona'] == (True, {'J': 86.6, 'J-Decay': 4.5, 'F': 87.0, 'J&F': pytest.approx(86.8), 'FPS': 0.29})
     assert paper_scores('test-dev')['e-osvos-50-ona'][1]['J&F'] == 64.8 and np.isnan(paper_scores('davis-2017')['Lucid'][1]['J'])
 
 
-def test_table_1():
-    rows = cells(ablation_table({'e-osvos-50': result('e-osvos-50')}))
-    assert ['e-osvos-50', '71.3', '62.5 (davis-2017 val)'] in rows and ['e-osvos-100', '71.2', '-'] in rows and len(rows) == 15
-    with pytest.raises(ValueError, match="got 'magic'"): ablation_table({'magic': result()})
-
-
-def test_table_3():
-    header, _, paper, ours = cells(youtube_table({'ours': {'Overall': 1, 'J-seen': 2, 'F-seen': 3, 'J-unseen': 4, 'F-unseen': 5}}))
-    assert dict(zip(header, paper))['F-seen'] == '74.3' and ours == ['ours', '1.0', '2.0', '3.0', '4.0', '5.0']
-    assert cells(youtube_table({}, swapped=False))[2][3:5] == ['66.0', '74.3'], 'as it is printed'
-
-
-def test_the_table_of_sequences():
-    a, b = result(dog_1=0.5, dog_2=0.75, a_cat_1=0.25), result(a_cat_1=0.5, new_7=1)
-    assert sequence_scores(a) == {'dog': (62.5, 2), 'a_cat': (25, 1)}
-    assert cells(sequence_table(dict(a=a, b=b)))[2:] == [['dog (2)', '62.5', '-'], ['a_cat (1)', '25.0', '50.0'], ['new (1)', '-', '100.0']]
-
-
-def test_figures_show_the_results():
-    ours = {'mine': result(), 'online': result('e-osvos-10-ona'), 'more': result('e-osvos-50', j=0.75)}
-    time, steps = plot_time(ours), plot_iterations(ours)
-    names = [text.get_text() for text in time.axes[0].texts]
-    assert {'mine', 'online', 'STM', 'e-osvos-100-ona'} <= {*names} and 'RVOS' not in names, 'whose time is not known'
-    points = {tuple(o) for collection in time.axes[0].collections for o in collection.get_offsets().tolist()}
-    assert (8, 50) in points and (0.29, 74.4) in points
-    paper, line = steps.axes[0].lines
-    assert line.get_xydata().tolist() == [[10, 62.5], [50, 75]], 'without online adaptation'
-    assert paper.get_xydata().tolist()[0] == [1, 62.3] and steps.axes[1].lines[1].get_xydata().tolist() == [[10, 8], [50, 8]]
-    for figure in time, steps: plt.close(figure)
+def test_numbers_of_a_result():
+    assert percent(result()) == {'J': 50, 'J-Decay': 12.5, 'F': 75, 'J&F': 62.5, 'FPS': 8}
+    assert sequence_scores(result(dog_1=0.5, dog_2=0.75, a_cat_1=0.25)) == {'dog': (62.5, 2), 'a_cat': (25, 1)}
+    assert as_markdown(['', 'J'], [['mine', '50']]).splitlines()[-1] == '| mine | 50 |'
 
 
 # ---- the command line
