@@ -9,11 +9,10 @@ __all__ = ['MetaGradient', 'check_shares', 'unrolled_meta_gradient', 'rate_gradi
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from .core import generator
-from .inner_sgd import Batch, Rates, Weights, descend, loss_gradient
+from .inner_sgd import Batch, Rates, Weights, descend, leaves, loss_gradient, losses_with
 
 # %% ../nbs/20_meta.ipynb #88d454dc
 @dataclass
@@ -52,15 +51,15 @@ def unrolled_meta_gradient(
     second_order:bool=False, # differentiate the inner gradients too
 ) -> MetaGradient:
     "Backpropagation through time (equation 4), by autograd. ValueError where a second derivative does not exist."
-    fast = start = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
-    learned = {name: r.detach().clone().requires_grad_() for name, r in rates.items()}
     shares, total, inner = check_shares(shares, len(batches)), 0.0, []
+    fast = start = leaves(model, weights)
+    learned = {name: r.detach().requires_grad_() for name, r in rates.items()}
     for t in range(len(batches) + 1):
         if t in shares:
-            losses = functional_call(model, fast, test, dict(generator=generator(*key, 'test', t)))
+            losses = losses_with(model, weights | fast, test, generator(*key, 'test', t))
             total = total + shares[t] * sum(losses.values())
         if t == len(batches): break
-        inner.append(functional_call(model, fast, batches[t], dict(generator=generator(*key, 'sample', t))))
+        inner.append(losses_with(model, weights | fast, batches[t], generator(*key, 'sample', t)))
         gradients = torch.autograd.grad(sum(inner[t].values()), list(fast.values()), create_graph=second_order, materialize_grads=True)
         inner[t] = {name: loss.item() for name, loss in inner[t].items()}  # and with it goes the graph, unless it is needed
         norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
@@ -76,15 +75,14 @@ def unrolled_meta_gradient(
 # %% ../nbs/20_meta.ipynb #db11434c
 def rate_gradient(
     rates:Rates, # of any level
-    test:list[Tensor], # gradient of the meta loss after the inner steps, one for each weight
-    sums:list[Tensor], # sum of the inner gradients, one for each weight
-    names:list[str], # of the weights, in the same order
+    test:Weights, # gradient of the meta loss after the inner steps
+    sums:Weights, # sum of the inner gradients
 ) -> Rates: # gradient of the meta loss with respect to each rate
     "The closed form of first order: how the meta loss changes with the learning rates."
     result = {name: torch.zeros_like(r) for name, r in rates.items()}
-    for name, g, s in zip(names, test, sums, strict=True):
+    for name, g in test.items():
         owner = name if name in rates else ''
-        result[owner] -= (g * s).sum_to_size(result[owner].shape)
+        result[owner] -= (g * sums[name]).sum_to_size(result[owner].shape)
     return result
 
 # %% ../nbs/20_meta.ipynb #4ab8c2ce
@@ -99,19 +97,19 @@ def meta_gradient(
     shares:dict[int, float]|None=None, # weight of the meta loss after each number of inner steps; all of it after T if None
 ) -> MetaGradient:
     "Backpropagation through time (equation 4), first order, in closed form. FloatingPointError where a loss is not finite."
-    fast, sums = ({name: f(w) for name, w in weights.items()} for f in (torch.clone, torch.zeros_like))
-    shares, result, inner = check_shares(shares, len(batches)), None, []
+    fast, sums = ({name: f(w.detach()) for name, w in weights.items()} for f in (torch.clone, torch.zeros_like))
+    shares, total, inner = check_shares(shares, len(batches)), None, []
     for t in range(len(batches) + 1):
         if t in shares:
             gradients, losses = loss_gradient(model, fast, test, None, generator(*key, 'test', t))
-            torch._foreach_mul_(gradients, shares[t])
-            new = [*gradients, *rate_gradient(rates, gradients, list(sums.values()), list(fast)).values()]
-            if result is None: result = new
-            else: torch._foreach_add_(result, new)
-        if t == len(batches): break
+            torch._foreach_mul_(list(gradients.values()), shares[t])
+            new = gradients, rate_gradient(rates, gradients, sums)
+            if total is None: total = new
+            else:
+                for ours, more in zip(total, new): torch._foreach_add_(list(ours.values()), list(more.values()))
+        if t == len(batches): return MetaGradient(*total, losses, inner)
         gradients, values = loss_gradient(model, fast, batches[t], clip, generator(*key, 'sample', t))
-        torch._foreach_add_(list(sums.values()), gradients)
+        torch._foreach_add_([sums[name] for name in gradients], list(gradients.values()))
         descend(fast, gradients, rates)
         inner.append(values)
         del gradients  # or they would be kept while the next are computed
-    return MetaGradient(dict(zip(fast, result)), dict(zip(rates, result[len(fast):])), losses, inner)

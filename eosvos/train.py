@@ -174,7 +174,7 @@ def task_gradient(
     "The meta-gradient of one task, moved to where the run computes. FloatingPointError where it is not finite."
     config, device = run.config, run.learned[0].device
     def move(batch:Batch): return [x.to(device) for x in batch[0]], [{k: v.to(device) for k, v in t.items()} for t in batch[1]]
-    with torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext():
+    with torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if config.bf16 else nullcontext():
         found = meta_gradient(run.model, run.weights, run.rates, [move(b) for b in task.inner], move(task.test), config.clip,
                               (config.seed, number), dict(config.shares) or None)
     values = [*found.weights.values(), *found.rates.values()]

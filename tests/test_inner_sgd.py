@@ -9,7 +9,7 @@ from eosvos.augment import AugmentConfig
 from eosvos.core import DEMO, generator
 from eosvos.inner_sgd import FineTuneConfig, as_target, fine_tune, initial_weights, inner_step, views
 from eosvos.mask_rcnn import ImageConfig
-from eosvos.video import read_image, read_mask
+from eosvos.video import VOID, read_image, read_mask
 from eosvos.weights import load_model
 
 
@@ -90,6 +90,41 @@ def test_the_model_is_left_alone(toy):
         assert tuned[name].data_ptr() != start[name].data_ptr() != p.data_ptr()
 
 
+def test_live_parameters_are_only_read(toy):
+    before, live = initial_weights(toy), dict(toy.named_parameters())
+    for count in (0, 2):
+        tuned, _ = fine_tune(toy, live, batches(count), FineTuneConfig(lr=0.1), ('seed',))
+        for name, p in toy.named_parameters():
+            assert p is live[name] and torch.equal(p, before[name]) and p.requires_grad and p.grad is None
+            assert tuned[name].is_leaf and not tuned[name].requires_grad and tuned[name].data_ptr() != p.data_ptr()
+            assert torch.equal(tuned[name], before[name]) == (count == 0)
+
+
+class Normed(Toy):
+    "A toy that counts and averages what it sees, as BatchNorm does while it is trained."
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, dtype=torch.float64)
+
+    def forward(self, images, targets, generator=None):
+        return super().forward(list(self.norm(torch.stack(images).double()) + 1), targets, generator)
+
+
+@pytest.mark.parametrize('rates', [None, {'bias': torch.tensor([0.1, 0.2]), 'norm.weight': torch.tensor(0.1), 'norm.bias': torch.tensor(0.1)}])
+def test_frozen_layers_stay_and_buffers_come_back(rates):
+    model = Normed()
+    model.weight.requires_grad_(False)
+    given = initial_weights(model) | {'weight': torch.full((2, 3), 0.5, dtype=torch.float64)}
+    start, buffers = ({name: t.clone() for name, t in o.items()} for o in (given, dict(model.named_buffers())))
+    tuned, losses = fine_tune(model, given, batches(2), FineTuneConfig(lr=0.1), ('seed',), rates)
+    assert list(tuned) == list(given)
+    assert {name for name, w in tuned.items() if torch.equal(w, start[name])} == {'weight'}
+    assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers()) and model.norm.num_batches_tracked == 0
+    assert not model.weight.requires_grad and model.bias.requires_grad
+    with torch.no_grad(): model.weight.copy_(given['weight'])  # the losses are those of the weights that were given, frozen ones among them
+    assert losses[0] == {name: loss.item() for name, loss in model(*batches(1)[0], generator=generator('seed', 'sample', 0)).items()}
+
+
 def test_no_steps_are_the_start(toy):
     tuned, losses = fine_tune(toy, initial_weights(toy), [], FineTuneConfig(), ('seed',))
     assert losses == [] and all(torch.equal(tuned[name], p) for name, p in toy.named_parameters())
@@ -102,7 +137,7 @@ def test_losses_that_are_no_numbers_are_refused(toy, value):
     before = {name: w.clone() for name, w in weights.items()}
     with pytest.raises(FloatingPointError, match="not finite: {'first': (nan|inf)"):
         inner_step(toy, weights, ([images[0] * value], targets), 0.1)
-    assert all(torch.equal(weights[name], w) for name, w in before.items())
+    assert all(torch.equal(weights[name], w) and not weights[name].requires_grad for name, w in before.items())
 
 
 def test_settings_cannot_be_changed_by_accident():
@@ -139,6 +174,19 @@ def test_targets():
     dot = as_target(mask)
     assert dot['boxes'].tolist() == [[3, 2, 4, 3]] and dot['labels'].tolist() == [1]
     assert dot['labels'].dtype == torch.int64 and dot['masks'].dtype == torch.uint8 and dot['masks'].sum() == 1
+    assert dot.keys() == {'boxes', 'labels', 'masks'}
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64])
+def test_targets_of_masks_with_unknown_pixels(dtype):
+    ids = torch.zeros(4, 5, dtype=dtype)
+    assert as_target(ids).keys() == {'boxes', 'labels', 'masks'} and as_target(ids)['masks'].shape == (0, 4, 5)
+    ids[1:3, 2], ids[0] = 1, VOID
+    target = as_target(ids)
+    assert target['boxes'].tolist() == [[2, 1, 3, 3]] and target['masks'].dtype == torch.uint8 and target['masks'].sum() == 2
+    assert target['valid'].dtype == torch.bool and target['valid'].tolist() == [[False] * 5] + [[True] * 5] * 3
+    ids[ids == 1] = VOID
+    assert as_target(ids)['masks'].shape == (0, 4, 5) and as_target(ids)['valid'].sum() == 13
 
 
 # ---- the small model

@@ -246,6 +246,16 @@ def test_inputs_stay_as_they_are(function, count):
     assert not theirs & {t.data_ptr() for t in (*found.weights.values(), *found.rates.values())}
 
 
+@pytest.mark.parametrize('shares', [None, {1: 0.3, STEPS: 0.7}])
+def test_frozen_weights_have_no_meta_gradient(shares):
+    task = setting()
+    whole = meta_gradient(*task, key=KEY, shares=shares)
+    task[0].net[0].weight.requires_grad_(False)
+    found = both(task, 1e-10, shares=shares)
+    assert found.weights.keys() == whole.weights.keys() - {'net.0.weight'} and not found.rates['net.0.weight'].any()
+    assert found.rates['net.2.weight'].any() and found.losses != whole.losses
+
+
 @pytest.mark.parametrize('function', [meta_gradient, unrolled_meta_gradient])
 def test_the_key_decides_all_draws(function):
     torch.manual_seed(1)

@@ -9,8 +9,12 @@ import pytest
 import torch
 from conftest import demo_set
 
+from eosvos.core import demo_frame
+from eosvos.inner_sgd import as_target
 from eosvos.runs import Processes
-from eosvos.train import PRESETS, MetaConfig, MetaRun, change, outer_sums, read_config, task_stream, train_meta
+from eosvos.small import PAPER, SMALL, build
+from eosvos.tasks import Task
+from eosvos.train import PRESETS, MetaConfig, MetaRun, change, outer_sums, read_config, task_gradient, task_stream, train_meta
 from eosvos.weights import load_model, load_rates, save_weights
 
 SCRIPT = '''
@@ -92,11 +96,42 @@ def test_validation_keeps_the_best(lesson, tmp_path, monkeypatch):
 
 def test_bfloat16_is_close(lesson):
     root, changes = lesson
-    config = change(PRESETS['small'], changes | {'batch': 8, 'workers': 0})  # in a single task other proposals may be sampled
+    config = change(PRESETS['small'], changes | {'batch': 4, 'workers': 0})  # in a single task other proposals may be sampled
     task = next(task_stream(config, root, Processes(), 0))
     exact, rough = (outer_sums(MetaRun(replace(config, bf16=bf16), torch.device('cpu')), task)[:-1] for bf16 in (False, True))
     exact, rough = (torch.cat([t.flatten() for t in sums[:WEIGHTS]]) for sums in (exact, rough))
     assert not torch.equal(exact, rough) and torch.cosine_similarity(exact, rough, dim=0) > 0.7
+
+
+def tiny(config):
+    "The configuration of a model that looks at tiny pictures."
+    return replace(config, image=replace(config.image, min_side=32, max_side=56))
+
+
+THIN = tiny(replace(PAPER, channels=16, roi=replace(PAPER.roi, box_width=64, mask_width=16, samples=64)))
+
+
+def thin_file(folder):
+    "A file of the full model with few channels, random."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_weights(build(THIN), THIN, folder / 'thin.safetensors', half=False)
+    return str(folder / 'thin.safetensors')
+
+
+@pytest.mark.parametrize('name, rate', [('small', 0.0), ('thin', 1e-2)])
+def test_bfloat16_steps_see_the_weights_of_their_step(name, rate, tmp_path):
+    "On one batch, again and again, the losses change from step to step as in float32."
+    if name == 'thin': start = thin_file(tmp_path)
+    else: save_weights(load_model('small')[0], tiny(SMALL), start := str(tmp_path / 'small.safetensors'), rates=load_rates('small'))
+    image, ids = demo_frame()
+    batch = [image[:, ::4, ::4]], [as_target((ids == 1)[::4, ::4])]
+    task, found = Task('repeated', [batch] * 2, batch), {}
+    for bf16 in (False, True):
+        run = MetaRun(MetaConfig(start=start, rate=rate, clip=10.0, bf16=bf16), torch.device('cpu'))
+        found[bf16] = task_gradient(run, task, 0)
+    totals = {bf16: [sum(losses.values()) for losses in [*o.inner, o.losses]] for bf16, o in found.items()}
+    assert totals[True] == pytest.approx(totals[False], rel=0.15) and abs(totals[False][1] / totals[False][0] - 1) > 0.3
 
 
 def test_channels_last_is_the_same_but_for_rounding(lesson):
