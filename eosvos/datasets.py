@@ -126,7 +126,10 @@ def _given(
     given = {}
     for k, start in _starts(sequence):
         i = _shown(sequence, k, start)  # nearly always `start`; a list may be a frame early
-        if i is None: raise ValueError(f'{sequence.masks[start]}: expected object {k} here or in a later mask of the sequence, found it in none')
+        if i is None:
+            raise ValueError(
+                f'{sequence.masks[start]}: expected object {k} here or in a later mask of the '
+                'sequence, found it in none')
         ids = sequence.mask(i)
         given.setdefault(i, torch.zeros_like(ids))[ids == k] = k
     if not given:
@@ -169,7 +172,8 @@ def _names(
     file:Path, # one name a line, or two paths a line as in DAVIS 2016
 ) -> list[str]:
     "The sequences that a list names. ValueError with the file's name where it cannot be read, or holds something else."
-    try: lines = [line.strip() for line in file.read_text('utf-8-sig').split('\n') if line.strip()]
+    try:
+        lines = [line.strip() for line in file.read_text('utf-8-sig').split('\n') if line.strip()]
     except (OSError, UnicodeDecodeError) as error: raise ValueError(f'{file}: cannot be read as a list of sequences: {error}') from error
     if not lines: raise ValueError(f'{file}: expected the names of sequences, one a line, found none')
     pairs = [re.fullmatch(r'/JPEGImages/[^/]+/([^/]+)/\S+\s+/Annotations/\S+', line) for line in lines]
@@ -208,7 +212,8 @@ def _meta(
     def expect(kind, value, what):
         if isinstance(value, kind): return value
         raise ValueError(f'{file}: expected {what} to be a {kind.__name__}, got {str(value)[:60]!r}')
-    try: whole = json.loads(file.read_text('utf-8-sig'))
+    try:
+        whole = json.loads(file.read_text('utf-8-sig'))
     except (OSError, ValueError, RecursionError) as error: raise ValueError(f'{file}: cannot be read as JSON: {error}') from error
     sequences = {}
     for name, video in expect(dict, expect(dict, whole, 'it').get('videos'), '"videos"').items():

@@ -195,7 +195,8 @@ def _pairs(predictions:Path, annotations:Path, protocol:str) -> list[tuple[Path|
     "Predicted and true mask of each annotated frame of one sequence; None where no object is scored."
     names = _mask_names(annotations)
     scored = names[1:-1] if protocol == 'davis' else names[1:]
-    if not names: raise ValueError(f'{annotations}: expected masks (*.png), found none')
+    if not names:
+        raise ValueError(f'{annotations}: expected masks (*.png), found none')
     missing = [name for name in scored if not (predictions / name).is_file()]
     if missing: raise ValueError(f'{predictions / missing[0]}: no such mask; expected {len(scored)} of {annotations}, got {len(scored) - len(missing)}')
     return [(predictions / name if name in scored else None, annotations / name) for name in names]
@@ -215,9 +216,12 @@ def _score_files(job:tuple[Path|None, Path, bool, bool, bool]) -> tuple[list[int
     "The objects of the true mask and of the predicted mask, and their scores."
     predicted, annotated, binary_pred, binary_true, single = job
     true = _read(annotated, binary_true, single)
-    if predicted is None: return _ids(true), [], {}
+    if predicted is None:
+        return _ids(true), [], {}
     pred = _read(predicted, binary_pred, single)
-    if pred.shape != true.shape: raise ValueError(f'{predicted}: expected height x width {true.shape} of {annotated}, got {pred.shape}')
+    if pred.shape != true.shape:
+        raise ValueError(
+            f'{predicted}: expected height x width {true.shape} of {annotated}, got {pred.shape}')
     return _ids(true), _ids(pred), score_frame(pred, true)
 
 # %% ../nbs/14_metrics.ipynb #b7c2e1d1
@@ -228,7 +232,9 @@ def _by_object(sequence:str, pairs:list[tuple], frames:list[tuple], protocol:str
     first = {k: index for index in reversed(range(len(frames))) for k in frames[index][0]}  # id -> first annotated frame that shows it
     unknown = [(pair, k) for pair, (_, claimed, _) in zip(pairs, frames) for k in claimed if k not in first]
     for (predicted, true), k in unknown:
-        raise ValueError(f'{predicted}: expected ids among {sorted(first)} of {true.parent}, got object {k}{_HINT}')
+        raise ValueError(
+            f'{predicted}: expected ids among {sorted(first)} of {true.parent}, '
+            f'got object {k}{_HINT}')
     scored = {k: range(1, len(pairs) - 1) if protocol == 'davis' else range(first[k] + 1, len(pairs)) for k in sorted(first)}
     return [ObjectScores(sequence, k, tuple(pairs[index][1].name for index in chosen),
                          *np.array([frames[index][2].get(k, (1.0, 1.0)) for index in chosen]).T) for k, chosen in scored.items() if chosen]
@@ -264,7 +270,8 @@ def evaluate(
     if protocol not in ('davis', 'youtube-vos'): raise ValueError(f"protocol: expected 'davis' or 'youtube-vos', got {protocol!r}")
     pairs = {name: _pairs(*both, protocol) for name, both in _folders(Path(predictions), Path(annotations), sequences).items()}
     kinds = list(_each(workers, _kinds, pairs.values()))
-    jobs = [(*pair, *kind, single) for listed, kind in zip(pairs.values(), kinds) for pair in listed]
+    jobs = [(*pair, *kind, single)
+            for listed, kind in zip(pairs.values(), kinds) for pair in listed]
     objects, lost = [], []
     with closing(_each(workers, _score_files, jobs)) as frames:
         for name, listed in pairs.items():
@@ -274,9 +281,13 @@ def evaluate(
             lost += [scores.name for scores in scored if scores.object_id not in claimed]
     blank = ', '.join(sorted(pairs.keys() - {scores.sequence for scores in objects}))
     told = f'{annotations}: expected an object in a frame that is scored, found none in {blank}'
-    if not objects: raise ValueError(told)
-    if blank: warnings.warn(f'{told}; left out', stacklevel=2)
-    if lost: warnings.warn(f'{predictions}: no mask shows {", ".join(lost)}{_HINT * (not single)}', stacklevel=2)
+    if not objects:
+        raise ValueError(told)
+    if blank:
+        warnings.warn(f'{told}; left out', stacklevel=2)
+    if lost:
+        hint = '' if single else _HINT
+        warnings.warn(f'{predictions}: no mask shows {", ".join(lost)}{hint}', stacklevel=2)
     return Result(tuple(objects))
 
 # %% ../nbs/14_metrics.ipynb #bc3f6a4b

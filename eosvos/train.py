@@ -87,7 +87,8 @@ def read_config(
     "A preset with changes. ValueError where something is unknown or cannot be read."
     changes = {}
     if Path(name).suffix == '.toml':
-        try: changes = tomllib.loads(Path(name).read_text('utf-8-sig'))
+        try:
+            changes = tomllib.loads(Path(name).read_text('utf-8-sig'))
         except (OSError, ValueError) as error: raise ValueError(f'{name}: cannot be read as TOML: {error}') from error
         name = changes.pop('preset', 'paper')
     if name not in PRESETS: raise ValueError(f'expected a TOML file or a preset of {sorted(PRESETS)}, got {name!r}')

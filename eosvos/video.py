@@ -97,7 +97,7 @@ VOID = 255  # the id of pixels that belong to nobody and are not scored
 def _stored(
     path:Path|str, # a mask file
 ) -> np.ndarray: # (H, W), in the small type of the file: far faster to look through than int64
-    "The numbers of a mask file, in 8 bits where they were stretched to 16. ValueError with its name."
+    "The numbers of a mask file, in 8 bits where stretched to 16. ValueError with its name."
     picture = _load(path)
     if picture.mode not in ('P', 'L', '1', 'I;16', 'I;16B'):
         raise ValueError(f'{path}: expected a mask with one channel of object ids (mode P, L, 1 or I;16), got mode {picture.mode}')
@@ -404,8 +404,8 @@ def _check_rims(
     soft = rims == objects != [] and VOID in solid and not numbered  # white with a soft edge
     if soft or len(rims) >= 5 and 2 * len(rims) > len(objects):
         raise ValueError(
-            f'{path}: expected ids of objects, got {len(objects)}, {len(rims)} of them thin rims or '
-            'single pixels, which looks like a smoothed edge; threshold it, or use --binarize 128')
+            f'{path}: expected ids of objects, got {len(objects)}, {len(rims)} of them thin rims '
+            'or dots, which looks like a smoothed edge; threshold it, or use --binarize 128')
 
 def first_masks(
     path:Path|str, # a mask file, or a folder of masks named like frames
@@ -440,5 +440,6 @@ def first_masks(
     first = min(masks)
     if not object_ids(masks[first]):
         void = ' and void (255)' if masks[first].any() else ''
-        raise ValueError(f'{given[first]}: expected the mask of an object, got background{void} alone')
+        raise ValueError(
+            f'{given[first]}: expected the mask of an object, got background{void} alone')
     return masks

@@ -33,12 +33,13 @@ def _is_pickle(
 ) -> bool: # or a zip archive, in which torch.save puts its pickles
     "Whether a program would have to run to read a file. ValueError where it is but a place holder."
     try:
-        with open(file, 'rb') as opened: begin = opened.read(99)
+        with open(file, 'rb') as opened:
+            begin = opened.read(99)
     except OSError as error: raise ValueError(f'{file}: cannot be read: {error.strerror}') from error
     if begin.startswith(b'version https://git-lfs'):
-        raise ValueError(f'{file}: expected weights, got a pointer of Git LFS; fetch the file itself with `git lfs pull`')
+        raise ValueError(f'{file}: expected weights, got a pointer of Git LFS; use `git lfs pull`')
     if re.match(rb'\s*<[!?a-zA-Z][a-zA-Z-]', begin):
-        raise ValueError(f'{file}: expected weights, got a web page; download the file itself, which may need a login')
+        raise ValueError(f'{file}: expected weights, got a web page; download the file itself')
     return bool(re.match(rb'PK\x03\x04|\x80[\x02-\x05][^\x00]{2}', begin))
 
 # %% ../nbs/11_weights.ipynb #787701bf
@@ -82,12 +83,16 @@ def read_weights(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]: # tensors by name; 'config' and 'notes'
     "What is in one of our files. ValueError, with its name, where it is not one of ours or not whole."
     if _is_pickle(file):
-        raise ValueError(f'{file}: expected safetensors, got a pickle or zip archive; `eosvos weights` converts some of torch.save')
+        raise ValueError(
+            f'{file}: expected safetensors, got a pickle or zip; `eosvos weights` converts some')
     try:
-        with safe_open(file, 'pt') as opened: about = opened.metadata() or {}
-        if 'eosvos' not in about: raise ValueError(f"expected metadata 'eosvos', as `save_weights` writes, got {sorted(about)}")
+        with safe_open(file, 'pt') as opened:
+            about = opened.metadata() or {}
+        if 'eosvos' not in about:
+            raise ValueError(f"expected metadata 'eosvos' of `save_weights`, got {sorted(about)}")
         tensors, about = load_file(file), json.loads(about['eosvos'])
-    except (SafetensorError, OSError, ValueError) as error: raise ValueError(f'{file}: cannot be read as safetensors: {error}') from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f'{file}: cannot be read as safetensors: {error}') from error
     if not isinstance(about, dict) or 'config' not in about: raise ValueError(f"{file}: expected 'config' in its metadata, got {str(about):.80}")
     return tensors, about
 
@@ -174,7 +179,8 @@ def load_coco(
     return Report(tuple(fits), tuple(random), tuple(swapped), tuple(dropped))
 
 # %% ../nbs/11_weights.ipynb #340755b7
-_PICKLED = 'a zip or pickle that is cut off, or more than tensors, as a whole model is; fetch it again, or save its state_dict()'
+_PICKLED = ('a zip or pickle that is cut off, or holds more than tensors, as a whole model does; '
+            'fetch it again, or save its state_dict()')
 
 def read_foreign(
     file:Path|str, # a safetensors file, or one of torch.save
@@ -183,10 +189,11 @@ def read_foreign(
     pickled = _is_pickle(file)
     try:
         with open(file, 'rb') as opened: # by a name, torch.load would go by its suffix
-            data = torch.load(opened, map_location='cpu', weights_only=True) if pickled else load_file(file)
-    except Exception as error:  # an unpickler may raise anything at the bytes of another program, and advises to execute them
-        reason = _PICKLED if pickled else error
-        raise ValueError(f'{file}: expected tensors, in safetensors or of torch.save, got {reason}') from error
+            data = torch.load(opened, 'cpu', weights_only=True) if pickled else load_file(file)
+    except Exception as error:  # an unpickler may raise anything, and advises to execute the file
+        raise ValueError(
+            f'{file}: expected tensors, in safetensors or of torch.save, '
+            f'got {_PICKLED if pickled else error}') from error
     if isinstance(data, dict) and all(isinstance(name, str) for name in data): return data
     raise ValueError(f'{file}: expected a dict of tensors by name, got {type(data).__name__}')
 
