@@ -228,8 +228,9 @@ class RoIHeads(nn.Module):
     def detections(self, features, proposals, image, sizes):
         "For each image boxes (D, 4), labels and scores (D,), best first."
         c, counts = self.config, [len(p) for p in proposals]
-        outputs = zip(*[o.split(counts) for o in self.boxes(features, proposals, image)], proposals, sizes, strict=True)
-        return [detect(*output, c.score, c.nms_iou, c.detections) for output in outputs]
+        logits, deltas = (o.split(counts) for o in self.boxes(features, proposals, image))
+        each = zip(logits, deltas, proposals, sizes, strict=True)
+        return [detect(*o, c.score, c.nms_iou, c.detections) for o in each]
 
 # %% ../nbs/09_mask_rcnn.ipynb #0b17dcb3
 class MaskRCNN(nn.Module):
@@ -256,18 +257,26 @@ class MaskRCNN(nn.Module):
         batch, sizes = preprocess(images, self.config)
         image = tuple(batch.shape[-2:])
         if targets is not None: targets = scale_targets(targets, originals, sizes)
-        if given is not None: given = [scale_boxes(*o) for o in zip(given, originals, sizes, strict=True)]
+        if given is not None:
+            given = [scale_boxes(*o) for o in zip(given, originals, sizes, strict=True)]
         features = self.backbone(batch)
         proposals, losses = self.rpn(features, sizes, image, targets, given, generator)
-        if targets is not None: return losses | self.roi_heads.losses(features, proposals, image, targets, generator)
+        if targets is not None:
+            return losses | self.roi_heads.losses(features, proposals, image, targets, generator)
+
         found = self.roi_heads.detections(features, proposals, image, sizes)
-        for d, old, new in zip(found, originals, sizes, strict=True): d['boxes'] = scale_boxes(d['boxes'], new, old)
-        if choose is not None: found = [{key: o[wanted] for key, o in d.items()} for d in found for wanted in [choose(d)]]
-        boxes = [scale_boxes(d['boxes'], old, new) for d, old, new in zip(found, originals, sizes, strict=True)]
+        for b, d in enumerate(found):
+            d['boxes'] = scale_boxes(d['boxes'], sizes[b], originals[b])
+            if choose is not None:
+                wanted = choose(d)
+                found[b] = {key: o[wanted] for key, o in d.items()}
+
+        boxes = [scale_boxes(d['boxes'], *o) for d, *o in zip(found, originals, sizes, strict=True)]
         labels = torch.cat([d['labels'] for d in found])
-        masks = self.roi_heads.masks(features, boxes, labels, image).to(boxes[0]).sigmoid()
-        for d, mask, old in zip(found, masks.split([len(b) for b in boxes]), originals, strict=True):
-            d['masks'] = paste_masks(mask, d['boxes'], old)
+        logits = self.roi_heads.masks(features, boxes, labels, image).to(boxes[0])
+        masks = logits.sigmoid().split([len(b) for b in boxes])
+        for b, d in enumerate(found):
+            d['masks'] = paste_masks(masks[b], d['boxes'], originals[b])
         return found
 
 # %% ../nbs/09_mask_rcnn.ipynb #bf05ae8a
