@@ -128,6 +128,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'eosvos.fpn.FeaturePyramid.__init__': ('fpn.html#featurepyramid.__init__', 'eosvos/fpn.py'),
                             'eosvos.fpn.FeaturePyramid.forward': ('fpn.html#featurepyramid.forward', 'eosvos/fpn.py')},
             'eosvos.inner_sgd': { 'eosvos.inner_sgd.FineTuneConfig': ('inner_sgd.html#finetuneconfig', 'eosvos/inner_sgd.py'),
+                                  'eosvos.inner_sgd.FineTuneConfig.__post_init__': ( 'inner_sgd.html#finetuneconfig.__post_init__',
+                                                                                     'eosvos/inner_sgd.py'),
                                   'eosvos.inner_sgd.as_target': ('inner_sgd.html#as_target', 'eosvos/inner_sgd.py'),
                                   'eosvos.inner_sgd.descend': ('inner_sgd.html#descend', 'eosvos/inner_sgd.py'),
                                   'eosvos.inner_sgd.fine_tune': ('inner_sgd.html#fine_tune', 'eosvos/inner_sgd.py'),

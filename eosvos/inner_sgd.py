@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .augment import AugmentConfig, augment
-from .core import generator, masks_to_boxes
+from .core import check_range, generator, masks_to_boxes
 from .video import VOID
 
 # %% ../nbs/15_inner_sgd.ipynb #28b0222f
@@ -31,9 +31,13 @@ class FineTuneConfig:
     "How the model learns one object from one frame; the defaults are the paper's e-OSVOS-10."
     iterations: int = 10  # inner steps, T
     batch: int = 3  # augmented copies of the frame a step (released code; the paper does not say)
-    lr: float = 1e-3  # of every weight, where no rates are given
     clip: float | None = None  # greatest norm of the gradient
     view: AugmentConfig = AugmentConfig()  # flip, rotation and zoom of the copies (section 4.2)
+
+    def __post_init__(self):
+        check_range(self, 0, math.inf, 'iterations')
+        check_range(self, 1, math.inf, 'batch')
+        check_range(self, 1e-9, math.inf, 'clip')
 
 # %% ../nbs/15_inner_sgd.ipynb #da159b39
 def make_target(
@@ -144,13 +148,15 @@ def fine_tune(
     batches:Iterable[Batch], # one for each inner step
     config:FineTuneConfig,
     key:tuple[int | str, ...], # seed of the sampling
-    rates:Rates|None=None, # learned ones; the one of the configuration for all weights if None
+    rates:Rates|float, # learned ones by name of parameter, or one for all
 ) -> tuple[Weights, list[dict[str, float]]]: # new weights; losses before each step
     "The weights after a few inner steps (section 3.2.2). FloatingPointError where they are not finite."
     weights, losses = {name: w.detach().clone() for name, w in weights.items()}, []
     for t, batch in enumerate(batches):
-        losses.append(inner_step(model, weights, batch, config.lr if rates is None else rates, config.clip, generator(*key, 'sample', t)))
-    if not all(w.isfinite().all() for w in weights.values()): raise FloatingPointError(f'fine-tuning: weights are not finite after {len(losses)} steps')
+        random = generator(*key, 'sample', t)
+        losses.append(inner_step(model, weights, batch, rates, config.clip, random))
+    if not all(w.isfinite().all() for w in weights.values()):
+        raise FloatingPointError(f'fine-tuning: weights are not finite after {len(losses)} steps')
     return weights, losses
 
 # %% ../nbs/15_inner_sgd.ipynb #0e813fd6
