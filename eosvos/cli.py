@@ -102,7 +102,8 @@ def objects_line(
 @app.command('segment')
 @reports_errors
 def segment_command(
-    frames:Annotated[Path, typer.Argument(metavar='FRAMES', help='Folder of images, a video file, or a file with pages.')],
+    frames:Annotated[Path, typer.Argument(
+        metavar='FRAMES', help='Folder of images, a video file, or a file with pages.')],
     mask:Annotated[Path, typer.Argument(metavar='MASK', help='One-channel picture of object ids, 0 = background, 255 = unknown; '
                                         'or a folder of such, named like frames.')],
     out:Annotated[Path, typer.Option(help='Folder for masks/<frame>.png and overlay.mp4; made if needed.')],

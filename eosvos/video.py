@@ -22,6 +22,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
@@ -177,28 +178,35 @@ def pictures(
     without:Path|str|None=None, # a file to leave out: a mask may lie beside its frames
 ) -> dict[str, Path]: # stem -> file, in natural order
     "The picture files of a folder by name. ValueError where there is none, two of one name, or a name that is no text."
-    folder, found = Path(folder), {}
+    folder, found, strange = Path(folder), {}, []
     known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    known -= {'.bufr', '.eps', '.grib', '.h5', '.hdf', '.mpeg', '.mpg', '.ps'}  # no frames
+    other = {'.bufr', '.eps', '.grib', '.h5', '.hdf', '.mpeg', '.mpg', '.ps'}  # no frames
     mask = os.stat(without) if without and os.path.isfile(without) else None
     try: entries = sorted(os.scandir(folder), key=lambda entry: entry.name)  # says what is a file without asking the disk for each
     except (FileNotFoundError, NotADirectoryError) as error: raise ValueError(f'{folder}: no such folder') from error
     except OSError as error: raise ValueError(f'{folder}: cannot be listed: {error.strerror}') from error
     for entry in entries:
         stem, suffix = os.path.splitext(entry.name)
-        if suffix.lower() not in known or stem.startswith('.'): continue
+        if suffix.lower() in other or stem.startswith('.'): continue
+        if suffix.lower() not in known:
+            with suppress(Exception), Image.open(entry.path if entry.is_file() else ''):
+                strange.append(entry.name)
+            continue
         check_name(stem, folder)
         if not entry.is_file(): raise ValueError(f'{folder / entry.name}: expected a picture file, got a folder, a device or a link to nothing')
         if mask and os.path.samestat(entry.stat(), mask): continue
         if stem in found: raise ValueError(f'{folder}: expected one picture a name, got {found[stem].name} and {entry.name}')
         found[stem] = folder / entry.name
+    if strange:
+        warnings.warn(f'{folder}: {len(strange)} pictures without a usual suffix are left out, '
+                      f'such as {strange[0]}', stacklevel=2)
     if not found: raise ValueError(f'{folder}: no pictures in this folder')
     names = sorted(found, key=natural_key)
     for number in (_NUMBER, r'\d+', r'\d+\.\d+|\d+'):  # equal numbers, and other ways to read them
         other = sorted(names[::-1], key=lambda name: natural_key(name, number)[0])
         if names != other:
             a, b = next(pair for pair in zip(names, other) if pair[0] != pair[1])
-            warnings.warn(f'{folder}: {a} is taken before {b}; their names leave it open', stacklevel=2)
+            warnings.warn(f'{folder}: {a} is taken before {b}; names leave it open', stacklevel=2)
             break
     return {name: found[name] for name in names}
 
@@ -218,6 +226,7 @@ class Clip:
             with _opened(file, stack, index) as picture:
                 heads.append((file, _size(picture), _turn(picture)))
         self._describe([file.stem for file in self.files], heads)
+        self._read(0)  # a mode that is no colour shows only when a frame is decoded
 
     def _describe(self, names, heads, times=None): # heads: what names a frame, its size, its turn
         self.names, self.size = names, heads[0][1]  # results have these names; (H, W)
@@ -225,7 +234,7 @@ class Clip:
             if size != self.size:
                 raise ValueError(f'{where}: expected {_text(self.size)} as in the first frame, '
                                  f'got {_text(size)}')
-        self.times = times or [index / self.fps for index in range(len(names) + 1)]  # seconds, ends
+        self.times = times or [index / self.fps for index in range(len(names) + 1)]  # seconds
         self.turned = any(turn for *_, turn in heads)
         if self.turned:
             warnings.warn(f'{self.path}: turned as viewers show it, to {_text(self.size)}; '
@@ -297,8 +306,7 @@ def _decode(
                 if frame.is_corrupt: raise ValueError('damaged data')
                 yield frame
                 count += 1
-    except MemoryError:
-        raise
+    except MemoryError: raise
     except Exception as error:  # FFmpeg has dozens of kinds
         raise ValueError(f'{path}: cannot be read as a video after {count} frames: {error}') from error
 
@@ -320,6 +328,7 @@ class VideoClip(Clip):
         partial:bool=False, # of a damaged file take the frames before the damage
     ):
         self.path, self._kept, self._keys, self._pts, heads = Path(path), {}, [0], [], []
+        self._colours = VideoReformatter()  # a frame's own would stay with it, and take more memory
         try:
             for index, frame in enumerate(_decode(self.path)):
                 if frame.key_frame and index: self._keys.append(index)
@@ -358,7 +367,8 @@ class VideoClip(Clip):
             self._keep(number, frame)
             self._next = number + 1
         frame = self._kept[index]
-        return _image(_upright(frame.to_ndarray(format='rgb24'), frame).copy())
+        pixels = self._colours.reformat(frame, format='rgb24').to_ndarray()
+        return _image(_upright(pixels, frame).copy())
 
     def _numbered(self, keys): # the last two key frames -> (number, frame) ... from the last on
         first = self._pts[keys[-1]]

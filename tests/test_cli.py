@@ -290,16 +290,13 @@ def test_other_files_in_the_folder_do_not_matter(frames, mask, out):
     assert names(out) == ['masks', 'notes.txt', 'overlay.mp4']
 
 
-@pytest.mark.parametrize('damage', ['size', 'truncated'])
-def test_a_broken_frame_in_the_middle(frames, mask, out, damage):
+def test_a_broken_frame_in_the_middle(frames, mask, out):
     "What was finished stays, complete; when the frame is repaired the same command goes on."
     path = frames / '00002.jpg'
     whole = path.read_bytes()
-    if damage == 'size': shrunk(path, (80, 60)).save(path)
-    else: path.write_bytes(whole[:500])
+    path.write_bytes(whole[:len(whole) * 2 // 3])   # its head is whole
     line = refused(*segment(frames, mask, out))
     assert str(path) in line
-    if damage == 'size': assert '160x90' in line and '80x60' in line
     path.write_bytes(whole)
     works(*segment(frames, mask, out))
     assert len(names(out / 'masks')) == 3
