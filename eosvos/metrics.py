@@ -286,8 +286,9 @@ def evaluate(
     if blank:
         warnings.warn(f'{told}; left out', stacklevel=2)
     if lost:
+        few = ', '.join(lost[:5]) + ', ...' * (len(lost) > 5)
         hint = '' if single else _HINT
-        warnings.warn(f'{predictions}: no mask shows {", ".join(lost)}{hint}', stacklevel=2)
+        warnings.warn(f'{predictions}: no mask shows {few}{hint}', stacklevel=2)
     return Result(tuple(objects))
 
 # %% ../nbs/14_metrics.ipynb #bc3f6a4b

@@ -415,6 +415,14 @@ def test_an_object_that_is_seen_once_is_no_other_object(pair):
         evaluate(*pair, single=True)
 
 
+def test_of_many_objects_a_few_are_named(tmp_path):
+    for k in range(4):
+        save(tmp_path / 'true' / f'{k}.png', np.arange(1, 9).reshape(2, 4))
+        save(tmp_path / 'pred' / f'{k}.png', np.full((2, 4), 2))
+    with pytest.warns(UserWarning, match='no mask shows true_1, true_3, true_4, true_5, true_6, ...;'):
+        evaluate(tmp_path / 'pred', tmp_path / 'true')
+
+
 @pytest.mark.parametrize('workers', [1, 2])
 def test_sequences_without_a_scored_frame_are_left_out(tmp_path, workers):
     for name, frames in dict(ant=6, short=2, blank=6).items():
