@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from eosvos import cli
+from eosvos import cli, follow
 from eosvos.video import open_clip, read_mask, write_mask, write_video
 
 
@@ -37,16 +37,15 @@ def copied(monkeypatch):
     "Let objects stay where they are given, without a model; the frames that are read."
     read = []
 
-    def stay(model, clip, given, config, device, rates):
+    def stay(tracker, clip, given, saved):
+        saved.touch()
         for index in range(len(clip)):
             read.append(clip[index])
             yield index, next(iter(given.values()))
 
-    monkeypatch.setattr(cli, 'segment', stay)
-    monkeypatch.setattr(
-        cli, 'load', lambda *arguments, **options: (None, {'preset': 'small'}, None)
-    )
-    monkeypatch.setattr(cli, 'preset', lambda about: cli.SegmentConfig())
+    monkeypatch.setattr(follow, 'follow', stay)
+    tracker = follow.Tracker(None, 1e-3, follow.SegmentConfig())
+    monkeypatch.setattr(cli, 'load', lambda *arguments: tracker)
     return read
 
 
@@ -204,10 +203,10 @@ def test_a_damaged_video_is_refused_or_used_in_part(tmp_path, mask, copied):
     ],
 )
 def test_too_little_memory_is_one_line(frames, mask, tmp_path, copied, monkeypatch, error):
-    def fails(*arguments):
+    def fails(*arguments, **more):
         raise error
 
-    monkeypatch.setattr(cli, 'segment', fails)
+    monkeypatch.setattr(follow, 'follow', fails)
     line = refused('segment', frames, mask, '--out', tmp_path / 'out')
     assert (
         'not enough memory' in line
@@ -218,17 +217,17 @@ def test_too_little_memory_is_one_line(frames, mask, tmp_path, copied, monkeypat
 
 
 def test_memory_that_torch_cannot_have(frames, mask, tmp_path, copied, monkeypatch):
-    monkeypatch.setattr(cli, 'segment', lambda *arguments: torch.empty(2**60))
+    monkeypatch.setattr(follow, 'follow', lambda *arguments, **more: torch.empty(2**60))
     assert 'not enough memory' in refused('segment', frames, mask, '--out', tmp_path / 'out')
 
 
 def test_other_faults_of_a_program_keep_their_traceback(
     frames, mask, tmp_path, copied, monkeypatch
 ):
-    def fails(*arguments):
+    def fails(*arguments, **more):
         raise RuntimeError('an illegal memory access was encountered')
 
-    monkeypatch.setattr(cli, 'segment', fails)
+    monkeypatch.setattr(follow, 'follow', fails)
     done = eosvos('segment', frames, mask, '--out', tmp_path / 'out')
     assert isinstance(done.exception, RuntimeError) and 'illegal memory access' in str(
         done.exception

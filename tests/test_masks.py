@@ -292,6 +292,6 @@ def test_the_command_names_the_way_out_of_a_soft_edge(tmp_path, clip, monkeypatc
     assert refused.exit_code == 1 and '--binarize 128' in refused.stderr
     assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / 'out').exists()
     taken = []
-    monkeypatch.setattr(cli, 'write_masks', lambda *given: taken.append(given[2]) or 1)
+    monkeypatch.setattr(cli, 'write_results', lambda tracker, clip, given, out, watch: taken.append(given))
     assert CliRunner().invoke(cli.app, [*command, '--binarize', '128']).exit_code == 0
     assert torch.equal(taken[0][0], torch.from_numpy(np.asarray(soft) >= 128).long())
