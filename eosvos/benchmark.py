@@ -7,6 +7,7 @@ __all__ = ['DATASETS', 'find_sequences', 'describe', 'read_json', 'write_json', 
            'score', 'collect', 'check_masks', 'submit']
 
 # %% ../nbs/23_benchmark.ipynb #e3a07a9a
+import itertools
 import json
 import os
 import platform
@@ -25,7 +26,7 @@ import torch
 from PIL import Image
 from torch.distributed.rendezvous import rendezvous
 
-from .core import find_device, write_then_rename
+from .core import write_then_rename
 from .datasets import Sequence, davis, youtube_vos
 from .follow import Tracker, follow
 from .metrics import evaluate, write_csv
@@ -125,17 +126,11 @@ def follow_sequence(
 # %% ../nbs/23_benchmark.ipynb #99194367
 class Team:
     "The processes that torchrun started, or just this one."
+    calls = itertools.count()  # of all teams of a process: the store of torchrun outlives them, and remembers their names
 
     def __init__(self):
         self.store, self.rank, self.world = None, 0, 1
         if int(os.environ.get('WORLD_SIZE', 1)) > 1: self.store, self.rank, self.world = next(rendezvous('env://'))
-
-    def device(self,
-        name:str, # 'auto' or 'cuda': each process its own GPU, where there are GPUs
-    ) -> torch.device:
-        "Where this process computes. ValueError if the device is not there."
-        own = name in ('auto', 'cuda') and self.world > 1 and torch.cuda.is_available()
-        return find_device(f'cuda:{os.environ["LOCAL_RANK"]}' if own else name)
 
     def share(self,
         count:int, # pieces of work
@@ -143,15 +138,15 @@ class Team:
         "The numbers 0 ... count - 1, each for whoever is free first."
         if self.store is None: yield from range(count)
         else:
-            while (k := self.store.add('next', 1) - 1) < count: yield k
+            name = f'share {next(self.calls)}'
+            while (k := self.store.add(name, 1) - 1) < count: yield k
 
-    def meet(self,
-        place:str, # a name that is used once
-    ) -> None:
+    def meet(self) -> None:
         "Wait until all processes have come here."
         if self.store is not None:
-            self.store.add(place, 1)
-            while self.store.add(place, 0) < self.world: sleep(0.1)
+            name = f'meet {next(self.calls)}'
+            self.store.add(name, 1)
+            while self.store.add(name, 0) < self.world: sleep(0.1)
 
 # %% ../nbs/23_benchmark.ipynb #6f1a888d
 def run(
@@ -165,7 +160,7 @@ def run(
     "Follow the objects of all sequences that are not done. ValueError where `out` holds other results."
     team = team or Team()
     if team.rank == 0: begin(out, setup)
-    team.meet('begun')
+    team.meet()
     is_done = lambda s: (out / 'done' / f'{s.name}.json').exists()
     order, start, own = sorted(sequences, key=lambda s: -len(s.frames)), perf_counter(), 0
     for s in (order[k] for k in team.share(len(order))):
@@ -176,7 +171,7 @@ def run(
         left = rest * (perf_counter() - start) / own / team.world
         say(f'{s.name}: {done["frames"]} frames, {done["frames"] / done["seconds"]:.1f} a second; '
             f'{sum(map(is_done, order))} of {len(order)} sequences, about {left / 60:.0f} min {left % 60:02.0f} s left')
-    team.meet('ended')
+    team.meet()
 
 # %% ../nbs/23_benchmark.ipynb #bbd926d5
 def score(

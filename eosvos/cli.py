@@ -32,6 +32,7 @@ from .benchmark import Team, collect, describe, find_sequences, run, submit
 from .core import DEMO, overlay, show, write_then_rename
 from .follow import load, variant, write_results
 from .metrics import Result, evaluate, plot_over_time, write_csv
+from .runs import own_device
 from .video import VOID, Clip, first_masks, object_ids, open_clip, read_mask
 
 # %% ../nbs/25_cli.ipynb #11b6fb3b
@@ -203,7 +204,7 @@ def benchmark_command(
 ) -> None:
     "Run a variant of the paper on a whole data set, and score it."
     team, sequences = Team(), find_sequences(root, dataset, split)
-    tracker = load(model, team.device(device), init)
+    tracker = load(model, own_device(device), init)
     config = replace(variant(name, tracker.config), online_frames=online_frames, online_reset=online_reset, seed=seed,
                      **given_only(boxes=boxes, overlap=overlap, fill=fill, max_growth=max_growth))
     if lr is None and not rates:

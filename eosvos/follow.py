@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ONLINE_FRAMES', 'RESETS', 'PAPER_SEGMENT', 'SMALL_SEGMENT', 'SAVE_SECONDS', 'SegmentConfig', 'variant', 'Tracker',
            'load', 'jitter', 'pick', 'search_window', 'shrink', 'Follower', 'merge', 'fingerprint', 'follow',
-           'write_results', 'segment']
+           'write_results', 'segment', 'follow_scores']
 
 # %% ../nbs/16_follow.ipynb #01418c41
 import json
@@ -40,6 +40,7 @@ from eosvos.inner_sgd import (
     views,
 )
 from .mask_rcnn import MaskRCNN, resized
+from .metrics import jaccard
 from eosvos.video import (
     VOID,
     Clip,
@@ -125,6 +126,8 @@ def load(
     "Weights with their learned rates, or 0.001 where there are none. ValueError that names the file."
     where = find_device(device)
     model, about = load_model(init or name_or_file, where)
+    if init is not None and about != load_model(name_or_file)[1]:
+        raise ValueError(f'{init}: expected the configuration of {name_or_file}, got another')
     rates, names = load_rates(name_or_file), dict(model.named_parameters()).keys()
     if rates is not None and rates.keys() not in (names, {''}):  # '': one for all
         odd = min(rates.keys() ^ names)
@@ -484,3 +487,33 @@ def segment(
     if out is not None:
         return write_results(tracker, clip, masks, out)
     return ((clip.names[i], ids) for i, ids in follow(tracker, clip, masks))
+
+# %% ../nbs/16_follow.ipynb #8052e71c
+def follow_scores(
+    tracker:Tracker,
+    sequences:Iterable, # of `datasets.Sequence`, with all masks
+    stride:int=1, # take every so many frames
+) -> list[float]: # J of each: over objects and frames after the one that gives them, but the last
+    "Fine-tune, follow, compare; 0 where fine-tuning diverges. ValueError where no frame is scored."
+    result = []
+    for whole in sequences:
+        short, scores = whole.every(stride), []
+        if len(short.frames) < 3:
+            raise ValueError(f'{whole.name}: expected at least 3 frames, got {len(short.frames)} '
+                             f'with a stride of {stride}')
+        given = short.given()
+        begun = {k: i for i, ids in given.items() for k in object_ids(ids)}
+        try:
+            for i, ids in follow(tracker, short.clip(), given):
+                if not 0 < i < len(short.frames) - 1 or short.masks[i] is None:
+                    continue
+                true = short.mask(i)
+                known = [k for k in begun if begun[k] < i]
+                scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in known]
+        except FloatingPointError:
+            scores = [0.0]
+        if not scores:
+            raise ValueError(f'{whole.name}: expected an object before the last two of '
+                             f'{len(short.frames)} frames, found none')
+        result.append(sum(scores) / len(scores))
+    return result

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD_OUT', 'DAVIS_VAL', 'ParentConfig', 'training_sets', 'Pictures', 'start_model', 'rate', 'ParentRun', 'publish',
-           'train_parent', 'batches', 'follow_scores', 'grid_search']
+           'train_parent', 'batches', 'grid_search']
 
 # %% ../nbs/19_parent.ipynb #0ffcdd2a
 import math
@@ -21,15 +21,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .augment import AugmentConfig, augment, uniform
-from .core import generator, masks_to_boxes, write_then_rename
+from .core import check_range, generator, write_then_rename
 from .datasets import Sequence, davis, image_set, youtube_vos
-from .follow import SegmentConfig, segment
-from .inner_sgd import Rates
+from .inner_sgd import make_target
 from .mask_rcnn import MaskRCNN
-from .metrics import jaccard
-from .runs import Processes, check_counts, plot_log, read_checkpoint, write_log
+from .runs import Processes, begun, difference, plot_log, read_checkpoint, write_log
+from .follow import Tracker, follow_scores
 from .small import SMALL, ModelConfig, build, lite0_names
-from .video import object_ids
+from .video import VOID, object_ids
 from .weights import load_model, save_weights
 
 # %% ../nbs/19_parent.ipynb #b99a5377
@@ -38,7 +37,7 @@ HELD_OUT = 'car-turn', 'dance-jump', 'dog-agility', 'horsejump-low', 'motocross-
 @dataclass(frozen=True)
 class ParentConfig:
     "Ordinary Mask R-CNN training on pictures and video frames, all objects as one class."
-    model: ModelConfig = SMALL
+    model: ModelConfig = SMALL  # without a start, which brings its own
     start: str | None = None  # file of weights to go on from; if None, ImageNet's body and the rest random
     shares: tuple[tuple[str, float], ...] = (  # how often each set is drawn; 'davis' are frames of its train split
         ('ecssd', 0.3), ('duts', 0.2), ('coco128', 0.2), ('pennfudan', 0.15), ('horses', 0.15))
@@ -59,7 +58,11 @@ class ParentConfig:
     workers: int = 0  # processes that decode pictures, per training process
     seed: int = 1
 
-    def __post_init__(self): check_counts(self, 'steps', 'batch', 'every')
+    def __post_init__(self):
+        check_range(self, 1, math.inf, 'steps', 'batch', 'every')
+        check_range(self, 0, math.inf, 'warmup', 'lr_body', 'lr', 'weight_decay', 'least', 'workers')
+        check_range(self, 0, 1, 'paste', 'average')
+        check_range(self, 1e-9, math.inf, 'clip')
 
 # %% ../nbs/19_parent.ipynb #fccb5180
 DAVIS_VAL = frozenset("""bike-packing blackswan bmx-trees breakdance camel car-roundabout car-shadow cows dance-twirl dog dogs-jump drift-chicane
@@ -94,28 +97,29 @@ class Pictures(Dataset):
     def draw(
         self,
         random:torch.Generator,
-    ) -> tuple[Tensor, Tensor]: # image (3, H, W) in [0, 1], masks (N, H, W) bool
+    ) -> tuple[Tensor, Tensor, Tensor]: # image (3, H, W) in [0, 1], masks (N, H, W) bool, unknown pixels (1, H, W) bool
         "One augmented picture of a random set."
         names, shares = zip(*self.config.shares, strict=True)
         items = self.items[names[torch.multinomial(torch.tensor(shares), 1, generator=random).item()]]
         sequence, i = items[torch.randint(len(items), (), generator=random).item()]
         ids = sequence.mask(i)
-        masks = ids == torch.tensor(object_ids(ids), dtype=ids.dtype)[:, None, None]  # (N, H, W)
-        return augment(sequence.image(i), masks, self.config.view, random, self.config.size)
+        masks = ids == torch.tensor([*object_ids(ids), VOID], dtype=ids.dtype)[:, None, None]  # (N + 1, H, W)
+        image, masks = augment(sequence.image(i), masks, self.config.view, random, self.config.size)
+        return image, masks[:-1], masks[-1:]
 
     def __getitem__(
         self,
         index:int,
     ) -> tuple[Tensor, dict[str, Tensor]]: # image (3, H, W) in [0, 1], target of `MaskRCNN`
         random = generator(self.config.seed, 'picture', index)
-        image, masks = self.draw(random)
+        image, masks, unknown = self.draw(random)
         if uniform(random, 0, 1) < self.config.paste:
-            other, theirs = self.draw(random)
+            other, theirs, _ = self.draw(random)
             if len(theirs):
                 theirs = theirs[torch.randint(len(theirs), (1,), generator=random)]  # (1, H, W)
                 image, masks = torch.where(theirs, other, image), torch.cat([masks & ~theirs, theirs])
-        masks = masks[masks.sum((1, 2)) >= self.config.least]
-        return image, dict(boxes=masks_to_boxes(masks), labels=torch.ones(len(masks), dtype=torch.int64), masks=masks.to(torch.uint8))
+                unknown = unknown & ~theirs
+        return image, make_target(masks[masks.sum((1, 2)) >= self.config.least], unknown[0])
 
 # %% ../nbs/19_parent.ipynb #4fefe452
 def start_model(
@@ -139,8 +143,8 @@ def rate(
     config:ParentConfig,
 ) -> float: # in [0, 1]
     "The learning rate at a step, as a share of the greatest."
-    rest = max(step - config.warmup, 0) / (config.steps - config.warmup)
-    return min((step + 1) / config.warmup, 1) * (0.5 + 0.5 * math.cos(math.pi * rest))
+    rest = max(step - config.warmup, 0) / max(config.steps - config.warmup, 1)
+    return min((step + 1) / max(config.warmup, 1), 1) * (0.5 + 0.5 * math.cos(math.pi * rest))
 
 # %% ../nbs/19_parent.ipynb #448bfdc4
 class ParentRun:
@@ -151,8 +155,10 @@ class ParentRun:
         config:ParentConfig,
         device:torch.device,
     ):
-        self.config, self.step = config, 0
-        self.model = (load_model(config.start)[0] if config.start else start_model(config.model, config.seed)).to(device, memory_format=torch.channels_last)
+        model, about = load_model(config.start) if config.start else (start_model(config.model, config.seed), config.model)
+        if config.model not in (SMALL, about): raise ValueError(f'{config.start}: holds a model with {difference(asdict(about), asdict(config.model))}')
+        self.config, self.step = replace(config, model=about), 0
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.mean = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.parameters = list(self.model.parameters())
         body = list(self.model.backbone.body.parameters())
@@ -204,8 +210,10 @@ def train_parent(
     "Train, from the checkpoint in `out` where there is one. FloatingPointError where a loss is not finite."
     out.mkdir(parents=True, exist_ok=True)
     processes, run = processes or Processes(), ParentRun(config, device)
-    if (out / 'last.pt').exists(): run.load(out / 'last.pt')
-    begin, start, rows = run.step, perf_counter(), []
+    if (out / 'last.pt').exists():
+        run.load(out / 'last.pt')
+        if processes.rank == 0: publish(run, out / 'weights.safetensors')  # who wrote the checkpoint may not have come to this
+    begin, start, rows = run.step, begun(out / 'log.csv', run.step), []
     for batch in batches(config, data, processes, begin):
         images, targets = zip(*batch, strict=True)
         random = generator(config.seed, 'sample', run.step, processes.rank)
@@ -222,7 +230,7 @@ def train_parent(
             publish(run, out / 'weights.safetensors')
             plot_log(out / 'log.csv').savefig(out / 'log.png')
             plt.close()
-            left = (config.steps - run.step) * rows[-1][1] / len(rows) / 60
+            left = (config.steps - run.step) * rows[-1][1] / run.step / 60
             print(f'step {run.step} of {config.steps}, loss {np.mean([sum(r[2:]) for r in rows[-config.every:]]):.3f}, {left:.0f} minutes left', flush=True)
         if stop: break
     return run
@@ -240,37 +248,13 @@ def batches(
     return iter(DataLoader(Pictures(data, config), config.batch // processes.world, sampler=numbers, num_workers=config.workers, collate_fn=list))
 
 # %% ../nbs/19_parent.ipynb #2e83ca39
-def follow_scores(
-    model:MaskRCNN,
-    sequences:Iterable[Sequence], # with all masks
-    config:SegmentConfig,
-    rates:Rates|None=None, # learned learning rates; the one of the configuration if None
-    stride:int=1, # take every so many frames
-) -> dict[str, float]: # J of each sequence: mean over objects and frames after the one that gives them, without the last
-    "Fine-tune on the first masks, follow, compare. Where fine-tuning diverges the score is 0. ValueError where too few frames are left to score."
-    result = {}
-    for whole in sequences:
-        s, scores = whole.every(stride), []
-        if len(s.frames) < 3: raise ValueError(f'{whole.name}: expected at least 3 frames, got {len(s.frames)} with a stride of {stride}')
-        given = s.given()
-        begun = {k: i for i, ids in given.items() for k in object_ids(ids)}
-        try:
-            for i, ids in segment(model, s.clip(), given, config, rates=rates):
-                true = s.mask(i) if 0 < i < len(s.frames) - 1 else None
-                if true is not None: scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in begun if begun[k] < i]
-        except FloatingPointError: scores = [0.0]
-        if not scores: raise ValueError(f'{whole.name}: expected an object before the last two of {len(s.frames)} frames, found none')
-        result[s.name] = float(np.mean(scores))
-    return result
-
-
 def grid_search(
-    model:MaskRCNN,
+    tracker:Tracker, # its rates are not used
     sequences:Iterable[Sequence], # held out of the training of the model
-    config:SegmentConfig, # any number of inner steps
     grid:Iterable[float]=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2), # learning rates to try
     stride:int=1, # take every so many frames
 ) -> dict[float, float]: # mean J for each rate
     "The handcrafted baseline (section 4.3): which single fine-tuning rate is best?"
-    rated = lambda lr: replace(config, fine_tune=replace(config.fine_tune, lr=lr))
-    return {lr: float(np.mean(list(follow_scores(model, sequences, rated(lr), stride=stride).values()))) for lr in grid}
+    def score(lr):
+        return float(np.mean(follow_scores(replace(tracker, rates=lr), sequences, stride)))
+    return {lr: score(lr) for lr in grid}

@@ -24,13 +24,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .augment import AugmentConfig
-from .core import write_then_rename
+from .core import check_range, write_then_rename
 from .datasets import Sequence
-from .follow import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig
+from .follow import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig, Tracker, follow_scores
 from .inner_sgd import Batch, Rates, Weights, initial_weights, learning_rates
 from .meta import MetaGradient, meta_gradient
-from .parent import HELD_OUT, ParentConfig, follow_scores, train_parent, training_sets
-from .runs import Processes, change, check_counts, plot_log, read_checkpoint, write_log
+from .parent import HELD_OUT, ParentConfig, train_parent, training_sets
+from .runs import Processes, begun, change, difference, own_device, plot_log, read_checkpoint, write_log
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
 
@@ -65,7 +65,11 @@ class MetaConfig:
     workers: int = 2  # processes that draw tasks, per training process
     seed: int = 1
 
-    def __post_init__(self): check_counts(self, 'steps', 'batch', 'every', 'stride')
+    def __post_init__(self):
+        check_range(self, 1, math.inf, 'steps', 'batch', 'every', 'stride')
+        check_range(self, 0, math.inf, 'rate', 'lr', 'lr_rates', 'common', 'validate', 'workers')
+        check_range(self, 0, 1, 'spread', 'average')
+        check_range(self, 1e-9, math.inf, 'greatest', 'clip', 'outer_clip')
 
 # %% ../nbs/22_train.ipynb #551ad777
 PRESETS = dict(
@@ -111,8 +115,10 @@ class MetaRun:
         self.model, self.about = load_model(config.start, device)
         self.model = self.model.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
         self.weights = initial_weights(self.model)
-        self.rates = load_rates(config.start) or learning_rates(self.weights, config.level, config.rate, config.spread, config.seed)
-        self.rates = {name: r.to(device) for name, r in self.rates.items()}
+        fresh = learning_rates(self.weights, config.level, config.rate, config.spread, config.seed)
+        self.rates = {name: r.to(device) for name, r in (load_rates(config.start) or fresh).items()}
+        shapes, wanted = ({name: tuple(r.shape) for name, r in rates.items()} for rates in (self.rates, fresh))
+        if odd := difference(shapes, wanted): raise ValueError(f'{config.start}: holds learning rates that are not of level {config.level!r}: {odd}')
         self.codes = [r.clamp(min=1e-8).log() if config.log_rates else r for r in self.rates.values()]  # what outer steps change
         self.common = [c.new_zeros(()) for c in self.codes]  # the step of a whole tensor of them; 0 again once it is taken
         self.learned = [*self.weights.values(), *self.codes]
@@ -227,8 +233,9 @@ def validate(
     "Follow the held-out sequences with what is learned so far, shared by all processes."
     weights, rates = run.result()
     run.model.load_state_dict(weights, strict=False)
-    mine = follow_scores(run.model, sequences[processes.rank::processes.world], run.config.segment, rates, run.config.stride)
-    total = torch.tensor([sum(mine.values())], dtype=torch.float64)
+    tracker = Tracker(run.model, rates, run.config.segment)
+    mine = follow_scores(tracker, sequences[processes.rank::processes.world], run.config.stride)
+    total = torch.tensor([sum(mine)], dtype=torch.float64)
     processes.sum([total])
     return total.item() / len(sequences)
 
@@ -240,17 +247,17 @@ def keep(
     checks:list[list[float]], # of the validation, since `begin`: step, seconds, J
     begin:int, # outer step at which this process began
 ) -> None:
-    "Write log, plot, weights and checkpoint, in this order: a resumed run drops what is behind its checkpoint."
+    "Write log, best weights, checkpoint, weights: a resumed run drops what is behind its checkpoint, and nobody's weights stand without one."
     write_log(out / 'log.csv', ['step', 'seconds', *COLUMNS], rows, begin)
     if checks: write_log(out / 'validation.csv', ['step', 'seconds', 'J'], checks, begin)
-    run.publish(out / 'weights.safetensors')
     if checks and checks[-1][0] == run.step and checks[-1][2] > run.best:
         run.best = checks[-1][2]
         run.publish(out / 'best.safetensors', validation=f'{run.best:.4f}')
     run.save(out / 'last.pt')
+    run.publish(out / 'weights.safetensors')
     plot_log(out / 'log.csv').savefig(out / 'log.png')
     plt.close()
-    left = (run.config.steps - run.step) * rows[-1][1] / len(rows) / 60
+    left = (run.config.steps - run.step) * rows[-1][1] / run.step / 60
     found = f', held-out J {100 * checks[-1][2]:.1f}' if checks else ''
     loss = np.mean([r[3] for r in rows[-run.config.every:]])
     print(f'outer step {run.step} of {run.config.steps}, meta loss {loss:.3f}{found}, {left:.0f} minutes left', flush=True)
@@ -266,10 +273,12 @@ def train_meta(
     "Meta-train, from the checkpoint in `out` where there is one. FloatingPointError where all tasks of a step fail."
     out.mkdir(parents=True, exist_ok=True)
     processes, run = processes or Processes(), MetaRun(config, device)
-    if (out / 'last.pt').exists(): run.load(out / 'last.pt')
+    if (out / 'last.pt').exists():
+        run.load(out / 'last.pt')
+        if processes.rank == 0: run.publish(out / 'weights.safetensors')  # who wrote the checkpoint may not have come to this
     names = [name for name, _ in config.tasks.shares] if config.held_out else []
     held_out = [s for found in training_sets(data, names).values() for s in found if s.name in config.held_out]
-    begin, start, rows, checks = run.step, perf_counter(), [], []
+    begin, start, rows, checks = run.step, begun(out / 'log.csv', run.step), [], []
     for tasks in task_stream(config, data, processes, begin):
         sums = outer_sums(run, tasks)
         stop = processes.sum(sums)
@@ -300,7 +309,7 @@ def main(
     torch.use_deterministic_algorithms(True, warn_only=True)  # a GPU kernel without such a form only warns
     with Processes() as processes:
         processes.listen()
-        run = (train_parent if isinstance(chosen, ParentConfig) else train_meta)(chosen, data, out, processes.device(device), processes)
+        run = (train_parent if isinstance(chosen, ParentConfig) else train_meta)(chosen, data, out, own_device(device), processes)
         if processes.rank == 0: print(f'{out}: {run.step} of {chosen.steps} steps done{"; go on with --resume" * (run.step < chosen.steps)}', flush=True)
 
 # %% ../nbs/22_train.ipynb #cf2137bf

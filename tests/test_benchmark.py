@@ -113,6 +113,9 @@ def test_learned_rates(tmp_path):
     assert load('parent').rates == 1e-3 and load('small').rates.keys() == rates.keys()
     for learned in load(file).rates, load(file, init='small').rates:
         assert learned.keys() == rates.keys() and all(torch.equal(learned[name], rates[name]) for name in rates)
+    save_weights(model, replace(config, image=replace(config.image, min_side=64)), tmp_path / 'other.safetensors')
+    with pytest.raises(ValueError, match='other.safetensors: holds a model with image.min_side 64, not 256 as in small'):
+        load('small', init=str(tmp_path / 'other.safetensors'))
     name = next(iter(rates))
     save_weights(model, config, tmp_path / 'odd.safetensors', rates={name: rates[name]})
     with pytest.raises(ValueError, match='odd.safetensors: expected a learning rate for each parameter'): load(str(tmp_path / 'odd.safetensors'))

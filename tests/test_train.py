@@ -1,5 +1,6 @@
 "Parent training over two processes, and the shipped weights against the recipe that made them."
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,18 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import demo_set
+from test_meta_training import THIN, thin_file
 
-from eosvos.core import DEMO
+from eosvos import parent, runs
+from eosvos.augment import AugmentConfig
+from eosvos.core import DEMO, generator
 from eosvos.datasets import Sequence
 from eosvos.follow import SMALL_SEGMENT
-from eosvos.parent import ParentConfig, follow_scores
+from eosvos.parent import ParentConfig, ParentRun, Pictures, follow_scores, rate, train_parent
+from eosvos.runs import Processes, own_device
 from eosvos.small import SMALL
 from eosvos.train import main
+from eosvos.video import VOID, read_mask, write_mask
 from eosvos.weights import SHIPPED, load_model, read_weights
 
 SCRIPT = '''
 import sys, torch
 from pathlib import Path
+from eosvos.benchmark import Team
 from eosvos.parent import ParentConfig, train_parent
 from eosvos.runs import Processes
 torch.set_num_threads(1)
@@ -31,6 +38,11 @@ with Processes() as processes:
     processes.stop = processes.rank == 1
     assert processes.average(numbers), 'one process was asked to stop: all must know'
     processes.stop = False
+    for team in [Team()] * 2 + [Team()]:  # the work is shared anew each time, whether the team is new or not
+        team.meet()
+        mine = [torch.nn.functional.one_hot(torch.tensor(list(team.share(5)), dtype=torch.int64), 5).sum(0).float()]
+        processes.sum(mine)
+        assert mine[0].eq(1).all(), mine
     run = train_parent(config, data, out, processes=processes)
 torch.save(run.model.state_dict(), out / f'rank{processes.rank}.pt')
 '''
@@ -52,6 +64,100 @@ def test_two_processes_train_one_model(pictures, tmp_path):
     first, second = (torch.load(out / f'rank{rank}.pt', weights_only=True) for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (out / 'log.csv').read_text().count('\n') == 3 and (out / 'log.png').exists()    # written once, by the first
+
+
+def lesson(**changes):
+    "A short run on tiny pictures."
+    return ParentConfig(**dict(shares=(('demo', 1.0),), size=(64, 112), steps=1, warmup=0, batch=1, every=1) | changes)
+
+
+def test_a_start_brings_its_own_model(pictures, tmp_path):
+    file, out = thin_file(tmp_path), tmp_path / 'out'
+    train_parent(lesson(start=file), pictures, out)
+    model, about = load_model(out / 'weights.safetensors')
+    assert about == THIN != SMALL and len(model.backbone.fpn.inner_blocks[0][0].weight) == 16
+    assert train_parent(lesson(start=file), pictures, out).step == 1    # taken up
+    with pytest.raises(ValueError, match='thin.safetensors: holds a model with channels 16, not 256'):
+        ParentRun(lesson(start=file, model=replace(THIN, channels=256)), torch.device('cpu'))
+
+
+def test_weights_are_never_behind_or_without_their_checkpoint(pictures, tmp_path, monkeypatch):
+    def killed(*_): raise KeyboardInterrupt
+    config = lesson(start='parent')
+    with monkeypatch.context() as patch:
+        patch.setattr(ParentRun, 'save', killed)
+        with pytest.raises(KeyboardInterrupt): train_parent(config, pictures, tmp_path)
+    assert not list(tmp_path.glob('*.safetensors'))
+    with monkeypatch.context() as patch:
+        patch.setattr(parent, 'publish', killed)
+        with pytest.raises(KeyboardInterrupt): train_parent(config, pictures, tmp_path)
+    assert (tmp_path / 'last.pt').exists() and not list(tmp_path.glob('*.safetensors'))
+    mean = train_parent(config, pictures, tmp_path).mean    # no step is left, but to publish
+    torch.testing.assert_close(load_model(tmp_path / 'weights.safetensors')[0].state_dict(), mean, rtol=1e-3, atol=1e-6)
+
+
+def test_rate():
+    at = [[round(rate(step, lesson(steps=4, warmup=warmup)), 3) for step in range(4)] for warmup in (0, 2, 4)]
+    assert at == [[1, 0.854, 0.5, 0.146], [0.5, 1, 1, 0.5], [0.25, 0.5, 0.75, 1]]
+
+
+def test_unknown_pixels_are_no_background(tmp_path, monkeypatch):
+    demo_set(tmp_path, 1)
+    file = next((tmp_path / 'images/demo/masks').iterdir())
+    ids = read_mask(file)
+    rows = torch.zeros_like(ids, dtype=torch.bool)
+    rows[100:200] = True    # through the cup
+    still = AugmentConfig(flip=0, angle=0, scale=(1, 1))
+    config = lesson(size=tuple(ids.shape), view=still, paste=0.0)
+    known = Pictures(tmp_path, config)[0]
+    write_mask(file, ids.masked_fill(rows, VOID))
+    image, target = Pictures(tmp_path, config)[0]
+    assert torch.equal(image, known[0]) and 'valid' not in known[1]
+    assert torch.equal(target['valid'], ~rows) and torch.equal(target['masks'][0], known[1]['masks'][0] * ~rows)
+    write_mask(file, torch.where(ids == 1, 1, VOID))
+    half = Pictures(tmp_path, replace(config, view=replace(still, scale=(0.5, 0.5))))
+    _, target = half[0]
+    H, W = ids.shape
+    inside = torch.zeros_like(rows)
+    inside[H // 4:H - H // 4, W // 4:W - W // 4] = True     # what enters from outside the picture is known to be nothing
+    assert torch.equal(target['valid'], ~inside | target['masks'][0].bool())
+    image, masks, unknown = half.draw(generator(0))
+    draws = iter([(image, masks, unknown), (image, rows[None], unknown | True)])
+    monkeypatch.setattr(half, 'draw', lambda random: next(draws))
+    half.config = replace(half.config, paste=1.0)
+    _, target = half[0]     # a pasted object covers what was unknown, and brings nothing unknown of its own
+    assert torch.equal(target['valid'], ~unknown[0] | rows) and torch.equal(target['masks'][-1], rows.byte())
+
+
+def test_only_losses_are_plotted():
+    for name, losses in dict(small=3, parent=5).items():
+        figure = runs.plot_log(SHIPPED[name].with_name(f'{name}_training.csv'))
+        labels = [line.get_label() for line in figure.axes[0].lines]
+        assert len(labels) == losses and 'tasks' not in labels
+        runs.plt.close(figure)
+
+
+def test_ctrl_c_asks_once_and_then_ends():
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    with Processes() as processes:
+        processes.listen()
+        for number in (*numbers, signal.SIGTERM): signal.raise_signal(number)   # a scheduler may say it twice
+        assert processes.stop
+        with pytest.raises(KeyboardInterrupt): signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_every_process_computes_on_its_own_gpu(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'set_device', current.append)
+    monkeypatch.setattr(runs, 'find_device', torch.device)
+    assert own_device('cuda:1') == torch.device('cuda:1') and current == [torch.device('cuda:1')]
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    monkeypatch.setenv('LOCAL_RANK', '3')
+    found = [own_device(name) for name in ('auto', 'cuda', 'cuda:1', 'cpu')]
+    assert found == [torch.device(name) for name in ('cuda:3', 'cuda:3', 'cuda:1', 'cpu')] and current[1:] == found[:3]
 
 
 def test_unknown_preset_is_refused(tmp_path):
@@ -76,7 +182,7 @@ def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
         for i in range(len(clip)): yield i, whole.mask(4 * i) if i > 3 else torch.zeros_like(given[3])
 
     monkeypatch.setattr('eosvos.parent.segment', perfect_later)
-    assert follow_scores(None, [whole], SMALL_SEGMENT, stride=4) == {'cup': 1.0}
+    assert follow_scores(None, [whole, whole], SMALL_SEGMENT, stride=4) == [1.0, 1.0]   # two sets may hold a sequence of one name
     monkeypatch.setattr('eosvos.parent.segment', lambda *_, **__: ((i, whole.mask(i)) for i in range(40)))
     with pytest.raises(ValueError, match='cup: expected an object before the last two of 40 frames'):
         follow_scores(None, [replace(whole, starts=((1, 38),))], SMALL_SEGMENT)
