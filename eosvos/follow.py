@@ -126,8 +126,10 @@ def load(
     "Weights with their learned rates, or 0.001 where there are none. ValueError that names the file."
     where = find_device(device)
     model, about = load_model(init or name_or_file, where)
-    if init is not None and about != load_model(name_or_file)[1]:
-        raise ValueError(f'{init}: expected the configuration of {name_or_file}, got another')
+    wanted = about if init is None else load_model(name_or_file)[1]
+    for name, value in vars(wanted).items():
+        if (other := getattr(about, name)) != value:
+            raise ValueError(f'{init}: expected {name} {value} as in {name_or_file}, got {other}')
     rates, names = load_rates(name_or_file), dict(model.named_parameters()).keys()
     if rates is not None and rates.keys() not in (names, {''}):  # '': one for all
         odd = min(rates.keys() ^ names)

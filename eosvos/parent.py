@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from .augment import AugmentConfig, augment, uniform
 from .core import check_range, generator, write_then_rename
 from .datasets import Sequence, davis, image_set, youtube_vos
+from .follow import Tracker, follow_scores
 from .inner_sgd import make_target
 from .mask_rcnn import MaskRCNN
 from .runs import Processes, begun, difference, plot_log, read_checkpoint, write_log
-from .follow import Tracker, follow_scores
 from .small import SMALL, ModelConfig, build, lite0_names
 from .video import VOID, object_ids
 from .weights import load_model, save_weights

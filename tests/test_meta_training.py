@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import demo_set
 
-from eosvos import parent, train
+from eosvos import follow, train
 from eosvos.core import DEMO, demo_frame
 from eosvos.datasets import Sequence
 from eosvos.inner_sgd import as_target, initial_weights, learning_rates
@@ -99,7 +99,7 @@ def test_two_sequences_of_one_name_are_two(lesson, monkeypatch):
     root, changes = lesson
     files = [tuple(sorted((DEMO / folder).iterdir()))[:4] for folder in ('frames', 'masks')]
     cups = [Sequence('cup', *files), Sequence('cup', *files)]
-    monkeypatch.setattr(parent, 'segment', lambda *_, **__: ((i, cups[0].mask(i)) for i in range(4)))
+    monkeypatch.setattr(follow, 'follow', lambda *_, **__: ((i, cups[0].mask(i)) for i in range(4)))
     assert train.validate(MetaRun(change(PRESETS['small'], changes | {'stride': 1}), torch.device('cpu')), cups, Processes()) == 1.0
 
 

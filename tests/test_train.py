@@ -15,8 +15,8 @@ from eosvos import parent, runs
 from eosvos.augment import AugmentConfig
 from eosvos.core import DEMO, generator
 from eosvos.datasets import Sequence
-from eosvos.follow import SMALL_SEGMENT
-from eosvos.parent import ParentConfig, ParentRun, Pictures, follow_scores, rate, train_parent
+from eosvos.follow import SMALL_SEGMENT, Tracker, follow_scores
+from eosvos.parent import ParentConfig, ParentRun, Pictures, rate, train_parent
 from eosvos.runs import Processes, own_device
 from eosvos.small import SMALL
 from eosvos.train import main
@@ -177,12 +177,12 @@ def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
     files = [tuple(sorted((DEMO / folder).iterdir())) for folder in ('frames', 'masks')]
     whole = Sequence('cup', *files, starts=((1, 9),))
 
-    def perfect_later(model, clip, given, config, rates):
+    def perfect_later(tracker, clip, given):
         assert list(given) == [3]   # frame 12 is the first of every fourth that comes after frame 9
         for i in range(len(clip)): yield i, whole.mask(4 * i) if i > 3 else torch.zeros_like(given[3])
 
-    monkeypatch.setattr('eosvos.parent.segment', perfect_later)
-    assert follow_scores(None, [whole, whole], SMALL_SEGMENT, stride=4) == [1.0, 1.0]   # two sets may hold a sequence of one name
-    monkeypatch.setattr('eosvos.parent.segment', lambda *_, **__: ((i, whole.mask(i)) for i in range(40)))
+    monkeypatch.setattr('eosvos.follow.follow', perfect_later)
+    assert follow_scores(Tracker(None, 1e-3, SMALL_SEGMENT), [whole, whole], stride=4) == [1.0, 1.0]   # two sets may hold a sequence of one name
+    monkeypatch.setattr('eosvos.follow.follow', lambda *_, **__: ((i, whole.mask(i)) for i in range(40)))
     with pytest.raises(ValueError, match='cup: expected an object before the last two of 40 frames'):
-        follow_scores(None, [replace(whole, starts=((1, 38),))], SMALL_SEGMENT)
+        follow_scores(Tracker(None, 1e-3, SMALL_SEGMENT), [replace(whole, starts=((1, 38),))])
