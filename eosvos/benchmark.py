@@ -37,10 +37,11 @@ from .weights import SHIPPED
 # %% ../nbs/23_benchmark.ipynb #99a2feca
 DATASETS = 'davis-2016', 'davis-2017', 'youtube-vos'
 
+
 def find_sequences(
-    root:Path|str, # of the data set
-    dataset:str, # one of `DATASETS`
-    split:str, # 'val', 'test-dev', 'valid', ...
+    root: Path | str,  # of the data set
+    dataset: str,  # one of `DATASETS`
+    split: str,  # 'val', 'test-dev', 'valid', ...
 ) -> list[Sequence]:
     "The sequences of a benchmark. ValueError that names what is missing."
     if dataset not in DATASETS:
@@ -51,67 +52,90 @@ def find_sequences(
 
 
 def describe(
-    dataset:str, # one of `DATASETS`
-    split:str,
-    sequences:list[Sequence],
-    variant:str, # its name
-    tracker:Tracker, # with all numbers of the variant
-    model:str, # name or file of its weights
-    init:str|None=None, # name or file of the weights to start from, if others
-) -> dict: # of JSON values
+    dataset: str,  # one of `DATASETS`
+    split: str,
+    sequences: list[Sequence],
+    variant: str,  # its name
+    tracker: Tracker,  # with all numbers of the variant
+    model: str,  # name or file of its weights
+    init: str | None = None,  # name or file of the weights to start from, if others
+) -> dict:  # of JSON values
     "The setup of a run: everything that its masks depend on."
+
     def mark(name):
         digest = sha256(SHIPPED.get(str(name), Path(name)).read_bytes()).hexdigest()
         return f'{Path(name).stem}@{digest[:16]}'
+
     rates = tracker.rates if isinstance(tracker.rates, float) else 'learned'
-    setup = dict(dataset=dataset, split=split, variant=variant, model=mark(model),
-                 init=mark(init) if init else None, rates=rates, config=asdict(tracker.config),
-                 sequences=[s.name for s in sequences])
+    setup = dict(
+        dataset=dataset,
+        split=split,
+        variant=variant,
+        model=mark(model),
+        init=mark(init) if init else None,
+        rates=rates,
+        config=asdict(tracker.config),
+        sequences=[s.name for s in sequences],
+    )
     return json.loads(json.dumps(setup))
 
 # %% ../nbs/23_benchmark.ipynb #6d43b051
 def read_json(
-    file:Path,
+    file: Path,
 ) -> dict:
     "A file that this module wrote. ValueError with its name where it is another."
-    try: values = json.loads(file.read_text('utf-8'))
-    except (OSError, ValueError, RecursionError) as error: raise ValueError(f'{file}: cannot be read as JSON: {error}') from error
-    if not isinstance(values, dict): raise ValueError(f'{file}: expected an object of JSON, got {type(values).__name__}')
+    try:
+        values = json.loads(file.read_text('utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f'{file}: cannot be read as JSON: {error}') from error
+    if not isinstance(values, dict):
+        raise ValueError(f'{file}: expected an object of JSON, got {type(values).__name__}')
     return values
 
 
 def write_json(
-    file:Path,
-    values:dict, # of JSON values
+    file: Path,
+    values: dict,  # of JSON values
 ) -> None:
     "Write a file that is whole or not there."
-    with write_then_rename(file) as temporary: temporary.write_text(json.dumps(values, indent=1) + '\n', 'utf-8')
+    with write_then_rename(file) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + '\n', 'utf-8')
 
 
 def begin(
-    out:Path, # folder of results; made if needed
-    setup:dict, # of `describe`
+    out: Path,  # folder of results; made if needed
+    setup: dict,  # of `describe`
 ) -> None:
     "Prepare a folder for the results of one setup. ValueError where it holds those of another, or anything else."
-    try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise ValueError(f'{out} cannot be made: {error.strerror}') from error
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'{out} cannot be made: {error.strerror}') from error
     if (file := out / 'setup.json').exists():
-        if odd := difference(read_json(file), setup): raise ValueError(f'{out}: holds results with {odd}; name another --out')
+        if odd := difference(read_json(file), setup):
+            raise ValueError(f'{out}: holds results with {odd}; name another --out')
     else:
-        strange = sorted(path.name for path in out.iterdir() if not path.name.startswith('.setup.'))  # that one is left where we were killed
-        if strange: raise ValueError(f'{out}: expected an empty folder or results of this benchmark, got {strange[0]}')
+        strange = sorted(
+            path.name for path in out.iterdir() if not path.name.startswith('.setup.')
+        )  # that one is left where we were killed
+        if strange:
+            raise ValueError(
+                f'{out}: expected an empty folder or results of this benchmark, got {strange[0]}'
+            )
         write_json(file, setup)
-    for part in 'masks', 'done': (out / part).mkdir(exist_ok=True)
+    for part in 'masks', 'done':
+        (out / part).mkdir(exist_ok=True)
 
 # %% ../nbs/23_benchmark.ipynb #0e5b378e
 def follow_sequence(
-    tracker:Tracker,
-    sequence:Sequence,
-    out:Path, # folder prepared by `begin`
-) -> dict[str, float]: # frames, object_frames, seconds
+    tracker: Tracker,
+    sequence: Sequence,
+    out: Path,  # folder prepared by `begin`
+) -> dict[str, float]:  # frames, object_frames, seconds
     "Write `masks/NAME/FRAME.png` for all frames, then `done/NAME.json`. ValueError where a file cannot be read."
     final, part = out / 'masks' / sequence.name, out / 'masks' / f'.{sequence.name}.part'
-    for old in final, part: shutil.rmtree(old, ignore_errors=True)
+    for old in final, part:
+        shutil.rmtree(old, ignore_errors=True)
     part.mkdir()
     start, clip, given = perf_counter(), sequence.clip(), sequence.given()
     for i, ids in follow(tracker, clip, given, backwards=False):
@@ -126,61 +150,76 @@ def follow_sequence(
 # %% ../nbs/23_benchmark.ipynb #99194367
 class Team:
     "The processes that torchrun started, or just this one."
-    calls = itertools.count()  # of all teams of a process: the store of torchrun outlives them, and remembers their names
+
+    calls = (
+        itertools.count()
+    )  # of all teams of a process: the store of torchrun outlives them, and remembers their names
 
     def __init__(self):
         self.store, self.rank, self.world = None, 0, 1
-        if int(os.environ.get('WORLD_SIZE', 1)) > 1: self.store, self.rank, self.world = next(rendezvous('env://'))
+        if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+            self.store, self.rank, self.world = next(rendezvous('env://'))
 
-    def share(self,
-        count:int, # pieces of work
-    ) -> Iterator[int]: # those of this process
+    def share(
+        self,
+        count: int,  # pieces of work
+    ) -> Iterator[int]:  # those of this process
         "The numbers 0 ... count - 1, each for whoever is free first."
-        if self.store is None: yield from range(count)
+        if self.store is None:
+            yield from range(count)
         else:
             name = f'share {next(self.calls)}'
-            while (k := self.store.add(name, 1) - 1) < count: yield k
+            while (k := self.store.add(name, 1) - 1) < count:
+                yield k
 
     def meet(self) -> None:
         "Wait until all processes have come here."
         if self.store is not None:
             name = f'meet {next(self.calls)}'
             self.store.add(name, 1)
-            while self.store.add(name, 0) < self.world: sleep(0.1)
+            while self.store.add(name, 0) < self.world:
+                sleep(0.1)
 
 # %% ../nbs/23_benchmark.ipynb #6f1a888d
 def run(
-    sequences:list[Sequence],
-    out:Path, # folder of results; an interrupted run goes on there
-    setup:dict, # of `describe`
-    tracker:Tracker,
-    team:Team|None=None, # processes that share the work
-    say:Callable[[str], None]=lambda text: None, # told of each sequence that is done, and how long the rest takes
+    sequences: list[Sequence],
+    out: Path,  # folder of results; an interrupted run goes on there
+    setup: dict,  # of `describe`
+    tracker: Tracker,
+    team: Team | None = None,  # processes that share the work
+    say: Callable[[str], None] = lambda text: (
+        None
+    ),  # told of each sequence that is done, and how long the rest takes
 ) -> None:
     "Follow the objects of all sequences that are not done. ValueError where `out` holds other results."
     team = team or Team()
-    if team.rank == 0: begin(out, setup)
+    if team.rank == 0:
+        begin(out, setup)
     team.meet()
     is_done = lambda s: (out / 'done' / f'{s.name}.json').exists()
     order, start, own = sorted(sequences, key=lambda s: -len(s.frames)), perf_counter(), 0
     for s in (order[k] for k in team.share(len(order))):
-        if is_done(s): continue
+        if is_done(s):
+            continue
         done = follow_sequence(tracker, s, out)
         own += done['frames']
         rest = sum(len(o.frames) for o in order if not is_done(o))
         left = rest * (perf_counter() - start) / own / team.world
-        say(f'{s.name}: {done["frames"]} frames, {done["frames"] / done["seconds"]:.1f} a second; '
-            f'{sum(map(is_done, order))} of {len(order)} sequences, about {left / 60:.0f} min {left % 60:02.0f} s left')
+        say(
+            f'{s.name}: {done["frames"]} frames, {done["frames"] / done["seconds"]:.1f} a second; '
+            f'{sum(map(is_done, order))} of {len(order)} sequences, about {left / 60:.0f} min {left % 60:02.0f} s left'
+        )
     team.meet()
 
 # %% ../nbs/23_benchmark.ipynb #bbd926d5
 def score(
-    sequences:list[Sequence],
-    masks:Path, # NAME/FRAME.png below it
-    protocol:str, # 'davis' or 'youtube-vos'
-): # `metrics.Result`; None where not all true masks are known
+    sequences: list[Sequence],
+    masks: Path,  # NAME/FRAME.png below it
+    protocol: str,  # 'davis' or 'youtube-vos'
+):  # `metrics.Result`; None where not all true masks are known
     "J and F of every object. ValueError where a mask is missing or does not fit."
-    if any(s.asked is not None or None in s.masks for s in sequences): return None
+    if any(s.asked is not None or None in s.masks for s in sequences):
+        return None
     with TemporaryDirectory() as name:
         for s in sequences:
             (Path(name) / s.name).symlink_to(s.masks[0].parent.resolve())
@@ -189,53 +228,87 @@ def score(
 
 
 def collect(
-    sequences:list[Sequence],
-    out:Path, # folder of a finished `run`
-    device:torch.device, # where it ran
-    processes:int=1, # that shared it
-) -> dict: # what `result.json` holds
+    sequences: list[Sequence],
+    out: Path,  # folder of a finished `run`
+    device: torch.device,  # where it ran
+    processes: int = 1,  # that shared it
+) -> dict:  # what `result.json` holds
     "Score a finished run; write `result.json` and, where there are true masks, the two tables of the benchmark."
-    setup, done = read_json(out / 'setup.json'), [read_json(out / 'done' / f'{s.name}.json') for s in sequences]
-    frames, object_frames, seconds = (sum(o[key] for o in done) for key in ('frames', 'object_frames', 'seconds'))
-    scores = score(sequences, out / 'masks', 'youtube-vos' if setup['dataset'] == 'youtube-vos' else 'davis')
+    setup, done = (
+        read_json(out / 'setup.json'),
+        [read_json(out / 'done' / f'{s.name}.json') for s in sequences],
+    )
+    frames, object_frames, seconds = (
+        sum(o[key] for o in done) for key in ('frames', 'object_frames', 'seconds')
+    )
+    scores = score(
+        sequences, out / 'masks', 'youtube-vos' if setup['dataset'] == 'youtube-vos' else 'davis'
+    )
     result = dict(
-        setup=setup, scores=scores and scores.summary(),
-        objects=scores and {o.name: dict(J=float(o.j.mean()), F=float(o.f.mean())) for o in scores.objects},
-        frames=frames, object_frames=object_frames, seconds=seconds,
-        fps=frames / seconds, fps_objects=object_frames / seconds,  # of one process
-        processes=processes, threads=torch.get_num_threads(),
+        setup=setup,
+        scores=scores and scores.summary(),
+        objects=scores
+        and {o.name: dict(J=float(o.j.mean()), F=float(o.f.mean())) for o in scores.objects},
+        frames=frames,
+        object_frames=object_frames,
+        seconds=seconds,
+        fps=frames / seconds,
+        fps_objects=object_frames / seconds,  # of one process
+        processes=processes,
+        threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
-        versions=dict(eosvos=version('eosvos'), python=platform.python_version(), torch=torch.__version__, numpy=np.__version__))
-    if scores: write_csv(scores, out)
+        versions=dict(
+            eosvos=version('eosvos'),
+            python=platform.python_version(),
+            torch=torch.__version__,
+            numpy=np.__version__,
+        ),
+    )
+    if scores:
+        write_csv(scores, out)
     write_json(out / 'result.json', result)
     return result
 
 # %% ../nbs/23_benchmark.ipynb #8de98d8a
 def check_masks(
-    predictions:Path, # NAME/FRAME.png below it
-    sequence:Sequence,
-) -> list[Path]: # the masks that are asked for
+    predictions: Path,  # NAME/FRAME.png below it
+    sequence: Sequence,
+) -> list[Path]:  # the masks that are asked for
     "The files of a submission. ValueError with the name of the first that is missing or not as the server wants it."
     ids, files = set(sequence.ids), []
     for i in range(len(sequence.frames)) if sequence.asked is None else sequence.asked:
         files.append(file := predictions / sequence.name / f'{sequence.frames[i].stem}.png')
         read_mask(file)  # says what is wrong with it
         with Image.open(file) as mask, Image.open(sequence.frames[i]) as frame:
-            if (mask.format, mask.mode) != ('PNG', 'P'): raise ValueError(f'{file}: expected PNG with a palette (mode P), got {mask.format} {mask.mode}')
-            if mask.size != frame.size: raise ValueError(f'{file}: expected width x height {frame.size} of its frame, got {mask.size}')
+            if (mask.format, mask.mode) != ('PNG', 'P'):
+                raise ValueError(
+                    f'{file}: expected PNG with a palette (mode P), got {mask.format} {mask.mode}'
+                )
+            if mask.size != frame.size:
+                raise ValueError(
+                    f'{file}: expected width x height {frame.size} of its frame, got {mask.size}'
+                )
             strange = sorted(set(np.unique(np.asarray(mask)).tolist()) - ids - {0})
-        if strange: raise ValueError(f'{file}: expected ids among {sorted(ids)}, got {strange}')
+        if strange:
+            raise ValueError(f'{file}: expected ids among {sorted(ids)}, got {strange}')
     return files
 
 
 def submit(
-    predictions:Path, # NAME/FRAME.png below it
-    sequences:list[Sequence], # of the split
-    file:Path, # the archive, NAME.zip; its folder must exist
-    inside:str='', # folder in the archive: 'Annotations/' for YouTube-VOS
-) -> int: # masks in it
+    predictions: Path,  # NAME/FRAME.png below it
+    sequences: list[Sequence],  # of the split
+    file: Path,  # the archive, NAME.zip; its folder must exist
+    inside: str = '',  # folder in the archive: 'Annotations/' for YouTube-VOS
+) -> int:  # masks in it
     "Write the archive that a server takes, all of it or nothing. ValueError where a mask is missing or wrong."
-    names = {f'{inside}{s.name}/{mask.name}': mask for s in sequences for mask in check_masks(predictions, s)}
+    names = {
+        f'{inside}{s.name}/{mask.name}': mask
+        for s in sequences
+        for mask in check_masks(predictions, s)
+    }
     with write_then_rename(file) as temporary, ZipFile(temporary, 'w') as archive:
-        for name, mask in names.items(): archive.writestr(ZipInfo(name), mask.read_bytes())  # PNGs are compressed already; no dates: same masks, same file
+        for name, mask in names.items():
+            archive.writestr(
+                ZipInfo(name), mask.read_bytes()
+            )  # PNGs are compressed already; no dates: same masks, same file
     return len(names)

@@ -36,7 +36,13 @@ from .runs import own_device
 from .video import VOID, Clip, first_masks, object_ids, open_clip, read_mask
 
 # %% ../nbs/25_cli.ipynb #11b6fb3b
-app = typer.Typer(name='eosvos', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    name='eosvos',
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 _progress = Console(stderr=True, force_jupyter=False)  # results alone go to standard output
 
 
@@ -46,43 +52,84 @@ def _about() -> None:
 
 
 def reports_errors(
-    command:Callable[..., None], # raises ValueError where its input is wrong
+    command: Callable[..., None],  # raises ValueError where its input is wrong
 ) -> Callable[..., None]:
     "The same command: a warning is a line on standard error, and so is an error, with exit status 1, instead of a traceback."
+
     @wraps(command)
     def run(*args, **kwargs):
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *_: typer.echo(f'eosvos: {message}', err=True)
+                warnings.showwarning = lambda message, *_: typer.echo(
+                    f'eosvos: {message}', err=True
+                )
                 command(*args, **kwargs)
-        except (ValueError, FloatingPointError, OSError) as error:  # bad input, fine-tuning that diverged, a full disk
+        except (
+            ValueError,
+            FloatingPointError,
+            OSError,
+        ) as error:  # bad input, fine-tuning that diverged, a full disk
             typer.echo(f'eosvos: {error}', err=True)
             raise typer.Exit(1) from error
         except (MemoryError, RuntimeError) as error:
             lacking = re.search('out of memory|(allocate|enough) memory', str(error))
             if isinstance(error, RuntimeError) and not lacking:
                 raise
-            typer.echo('eosvos: not enough memory: take smaller frames or fewer objects, '
-                       'or try --device cpu', err=True)
+            typer.echo(
+                'eosvos: not enough memory: take smaller frames or fewer objects, '
+                'or try --device cpu',
+                err=True,
+            )
             raise typer.Exit(1) from error
+
     return run
 
 # %% ../nbs/25_cli.ipynb #fcc33a5b
 def progress(
-    items:Iterable, # the frames, say
-    what:str, # is done with them
-    count:int, # how many they are
-) -> Iterable: # the same items
+    items: Iterable,  # the frames, say
+    what: str,  # is done with them
+    count: int,  # how many they are
+) -> Iterable:  # the same items
     "A bar on standard error that grows while the items are taken."
     return track(items, what, total=count, console=_progress)
 
 # %% ../nbs/25_cli.ipynb #970a15b4
 _Model = Annotated[str, typer.Option(help="'small' (shipped) or a file of weights.")]
-_Frames = Annotated[str, typer.Option(help="Past frames that are learned: 'released' (two of the last five), 'submission' (all but one) or 'paper' (all).")]
-_Reset = Annotated[str, typer.Option(help="Where an adaptation starts: at the weights of the 'first' frame, the 'initial' ones, or 'none': goes on.")]
-_Overlap = Annotated[float | None, typer.Option(min=0, max=1, help="How much nearness to the last box counts beside the score. Not given: the preset's.")]
-_Fill = Annotated[float | None, typer.Option(min=0, max=1, help="Share of a search window that the last box fills; 0: whole frames. Not given: the preset's.")]
-_Growth = Annotated[float | None, typer.Option(min=0, help='A box so many times larger than the last and the given one is not the object; 0: any is.')]
+_Frames = Annotated[
+    str,
+    typer.Option(
+        help="Past frames that are learned: 'released' (two of the last five), 'submission' (all but one) or 'paper' (all)."
+    ),
+]
+_Reset = Annotated[
+    str,
+    typer.Option(
+        help="Where an adaptation starts: at the weights of the 'first' frame, the 'initial' ones, or 'none': goes on."
+    ),
+]
+_Overlap = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="How much nearness to the last box counts beside the score. Not given: the preset's.",
+    ),
+]
+_Fill = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of a search window that the last box fills; 0: whole frames. Not given: the preset's.",
+    ),
+]
+_Growth = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help='A box so many times larger than the last and the given one is not the object; 0: any is.',
+    ),
+]
 _Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...")]
 
 
@@ -92,65 +139,111 @@ def given_only(**options) -> dict:
 
 
 def objects_line(
-    given:dict[int, Tensor], # frame number to id map (H, W)
+    given: dict[int, Tensor],  # frame number to id map (H, W)
 ) -> str:
     "What a user should know before the first frame: which objects were found in the masks."
     ids = sorted({k for mask in given.values() for k in object_ids(mask)})
-    void = f'; {VOID} is taken as unknown, not as an object' if any((mask == VOID).any() for mask in given.values()) else ''
+    void = (
+        f'; {VOID} is taken as unknown, not as an object'
+        if any((mask == VOID).any() for mask in given.values())
+        else ''
+    )
     return f'fine-tuning on {len(ids)} object{"s" * (len(ids) > 1)}: {", ".join(map(str, ids[:10]))}{", ..." * (len(ids) > 10)}{void}'
 
 
 @app.command('segment')
 @reports_errors
 def segment_command(
-    frames:Annotated[Path, typer.Argument(
-        metavar='FRAMES', help='Folder of images, a video file, or a file with pages.')],
-    mask:Annotated[Path, typer.Argument(metavar='MASK', help='One-channel picture of object ids, 0 = background, 255 = unknown; '
-                                        'or a folder of such, named like frames.')],
-    out:Annotated[Path, typer.Option(help='Folder for masks/<frame>.png and overlay.mp4; made if needed.')],
-    model:_Model='small',
-    iterations:Annotated[int, typer.Option(min=0, help='Inner steps on the given mask (T).')]=10,
-    lr:Annotated[float | None, typer.Option(min=0, help="One learning rate for all inner steps; the model's own if not given.")]=None,
-    online:Annotated[bool, typer.Option(help='Keep adapting on past masks.')]=False,
-    online_every:Annotated[int, typer.Option(min=3, help='Frames between two adaptations.')]=5,
-    online_frames:_Frames='released',
-    online_reset:_Reset='first',
-    online_iterations:Annotated[int, typer.Option(min=1, help='Inner steps of each adaptation.')]=10,
-    overlap:_Overlap=None,
-    fill:_Fill=None,
-    max_growth:_Growth=None,
-    mask_frame:Annotated[int, typer.Option(min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.')]=0,
-    partial:Annotated[bool, typer.Option(help='Of a damaged video, use the frames before the damage.')]=False,
-    binarize:Annotated[int | None, typer.Option(
-        min=1, max=255, help='Read no ids; pixels at least so bright, of 255, are object 1.')]=None,
-    device:_Device='auto',
-    seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
+    frames: Annotated[
+        Path,
+        typer.Argument(
+            metavar='FRAMES', help='Folder of images, a video file, or a file with pages.'
+        ),
+    ],
+    mask: Annotated[
+        Path,
+        typer.Argument(
+            metavar='MASK',
+            help='One-channel picture of object ids, 0 = background, 255 = unknown; '
+            'or a folder of such, named like frames.',
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help='Folder for masks/<frame>.png and overlay.mp4; made if needed.')
+    ],
+    model: _Model = 'small',
+    iterations: Annotated[int, typer.Option(min=0, help='Inner steps on the given mask (T).')] = 10,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="One learning rate for all inner steps; the model's own if not given."
+        ),
+    ] = None,
+    online: Annotated[bool, typer.Option(help='Keep adapting on past masks.')] = False,
+    online_every: Annotated[int, typer.Option(min=3, help='Frames between two adaptations.')] = 5,
+    online_frames: _Frames = 'released',
+    online_reset: _Reset = 'first',
+    online_iterations: Annotated[
+        int, typer.Option(min=1, help='Inner steps of each adaptation.')
+    ] = 10,
+    overlap: _Overlap = None,
+    fill: _Fill = None,
+    max_growth: _Growth = None,
+    mask_frame: Annotated[
+        int,
+        typer.Option(
+            min=0, help='Frame of the mask file, from 0; frames before it are followed backwards.'
+        ),
+    ] = 0,
+    partial: Annotated[
+        bool, typer.Option(help='Of a damaged video, use the frames before the damage.')
+    ] = False,
+    binarize: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=255, help='Read no ids; pixels at least so bright, of 255, are object 1.'
+        ),
+    ] = None,
+    device: _Device = 'auto',
+    seed: Annotated[int, typer.Option(help='Of every random draw.')] = 1,
 ) -> None:
     "Segment the given objects in every frame of a clip."
     clip = open_clip(frames, mask, partial)
     given = first_masks(mask, clip, mask_frame, binarize)
     tracker = load(model, device)
     config = replace(
-        tracker.config, fine_tune=replace(tracker.config.fine_tune, iterations=iterations), seed=seed,
-        online=online, online_every=online_every, online_iterations=online_iterations,
-        online_frames=online_frames, online_reset=online_reset,
-        **given_only(overlap=overlap, fill=fill, max_growth=max_growth))
+        tracker.config,
+        fine_tune=replace(tracker.config.fine_tune, iterations=iterations),
+        seed=seed,
+        online=online,
+        online_every=online_every,
+        online_iterations=online_iterations,
+        online_frames=online_frames,
+        online_reset=online_reset,
+        **given_only(overlap=overlap, fill=fill, max_growth=max_growth),
+    )
     tracker = replace(tracker, config=config, **given_only(rates=lr))
     typer.echo(objects_line(given), err=True)
     start = perf_counter()
     write_results(tracker, clip, given, out, progress)
-    typer.echo(f'{len(clip)} frames in {perf_counter() - start:.1f} s, fine-tuning and drawing included: '
-               f'{out}/masks, {out}/overlay.mp4')
+    typer.echo(
+        f'{len(clip)} frames in {perf_counter() - start:.1f} s, fine-tuning and drawing included: '
+        f'{out}/masks, {out}/overlay.mp4'
+    )
 
 # %% ../nbs/25_cli.ipynb #f940dae0
 def table(
-    result:Result, # of `evaluate`
+    result: Result,  # of `evaluate`
 ) -> Table:
     "The scores of each object and their means, in percent."
     grid = Table('sequence', 'J', 'F', 'J&F')
-    for column in grid.columns[1:]: column.justify = 'right'
+    for column in grid.columns[1:]:
+        column.justify = 'right'
     cells = lambda j, f: [f'{100 * v:.1f}' for v in (j, f, (j + f) / 2)]
-    for o in result.objects: grid.add_row(Text(o.name), *cells(o.j.mean(), o.f.mean()))  # `Text`: a [ in a name is just a [
+    for o in result.objects:
+        grid.add_row(
+            Text(o.name), *cells(o.j.mean(), o.f.mean())
+        )  # `Text`: a [ in a name is just a [
     grid.add_section()
     summary = result.summary()
     grid.add_row(Text('mean'), *cells(summary['J-Mean'], summary['F-Mean']))
@@ -160,53 +253,115 @@ def table(
 @app.command('evaluate')
 @reports_errors
 def evaluate_command(
-    predictions:Annotated[Path, typer.Argument(metavar='PREDICTIONS', help='<sequence>/<frame>.png, or the folder of one sequence.')],
-    annotations:Annotated[Path, typer.Argument(metavar='ANNOTATIONS', help='The true masks, laid out in the same way.')],
-    csv:Annotated[Path | None, typer.Option(help='Folder for global_results.csv and per-sequence_results.csv.')]=None,
-    plot:Annotated[Path | None, typer.Option(help='Picture of J and F of each object over time (.png, .svg or .pdf).')]=None,
-    protocol:Annotated[str, typer.Option(help="Which frames count: 'davis' (all but first and last) or 'youtube-vos' (all after an object's first).")]='davis',
-    workers:Annotated[int, typer.Option(min=1, help='Processes that score.')]=1,
-    single:Annotated[bool, typer.Option(
-        '--single', help='Count all objects as one, as DAVIS 2016 does.')]=False,
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar='PREDICTIONS', help='<sequence>/<frame>.png, or the folder of one sequence.'
+        ),
+    ],
+    annotations: Annotated[
+        Path,
+        typer.Argument(metavar='ANNOTATIONS', help='The true masks, laid out in the same way.'),
+    ],
+    csv: Annotated[
+        Path | None,
+        typer.Option(help='Folder for global_results.csv and per-sequence_results.csv.'),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help='Picture of J and F of each object over time (.png, .svg or .pdf).'),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="Which frames count: 'davis' (all but first and last) or 'youtube-vos' (all after an object's first)."
+        ),
+    ] = 'davis',
+    workers: Annotated[int, typer.Option(min=1, help='Processes that score.')] = 1,
+    single: Annotated[
+        bool, typer.Option('--single', help='Count all objects as one, as DAVIS 2016 does.')
+    ] = False,
 ) -> None:
     "Score masks by J (overlap) and F (contours)."
     result = evaluate(predictions, annotations, protocol=protocol, workers=workers, single=single)
-    Console(force_jupyter=False).print(table(result))  # first: it took its time, whatever becomes of the files
-    if csv: write_csv(result, csv)
-    if plot: plot_over_time(result, plot)
+    Console(force_jupyter=False).print(
+        table(result)
+    )  # first: it took its time, whatever becomes of the files
+    if csv:
+        write_csv(result, csv)
+    if plot:
+        plot_over_time(result, plot)
 
 # %% ../nbs/25_cli.ipynb #e64865f2
 _Dataset = Annotated[str, typer.Option(help="'davis-2016', 'davis-2017' or 'youtube-vos'.")]
-_Split = Annotated[str, typer.Option(help="'val', 'test-dev', 'valid' or another that the data set lists.")]
-_Root = Annotated[Path, typer.Argument(metavar='ROOT', help='Folder of the data set, as its archives unpack.')]
+_Split = Annotated[
+    str, typer.Option(help="'val', 'test-dev', 'valid' or another that the data set lists.")
+]
+_Root = Annotated[
+    Path, typer.Argument(metavar='ROOT', help='Folder of the data set, as its archives unpack.')
+]
 
 
 @app.command('benchmark')
 @reports_errors
 def benchmark_command(
-    root:_Root,
-    dataset:_Dataset,
-    split:_Split,
-    out:Annotated[Path, typer.Option(help='Folder for masks/<sequence>/<frame>.png and result.json; an interrupted run goes on there.')],
-    name:Annotated[str, typer.Option('--variant', help='e-osvos-T or e-osvos-T-ona: T inner steps, with online adaptation.')]='e-osvos-10',
-    model:_Model='small',
-    init:Annotated[str | None, typer.Option(help='Weights to start from, if others than the model: its learning rates stay.')]=None,
-    rates:Annotated[bool, typer.Option(help='Use the learned learning rates of the model, if it has any.')]=True,
-    lr:Annotated[float | None, typer.Option(min=0, help="One learning rate, where learned ones are not used; the preset's if not given.")]=None,
-    boxes:Annotated[int | None, typer.Option(min=0, help="Jittered copies of the last box; 0: no box propagation; the preset's if not given.")]=None,
-    overlap:_Overlap=None,
-    fill:_Fill=None,
-    max_growth:_Growth=None,
-    online_frames:_Frames='released',
-    online_reset:_Reset='first',
-    device:_Device='auto',
-    seed:Annotated[int, typer.Option(help='Of every random draw.')]=1,
+    root: _Root,
+    dataset: _Dataset,
+    split: _Split,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help='Folder for masks/<sequence>/<frame>.png and result.json; an interrupted run goes on there.'
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Option(
+            '--variant', help='e-osvos-T or e-osvos-T-ona: T inner steps, with online adaptation.'
+        ),
+    ] = 'e-osvos-10',
+    model: _Model = 'small',
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help='Weights to start from, if others than the model: its learning rates stay.'
+        ),
+    ] = None,
+    rates: Annotated[
+        bool, typer.Option(help='Use the learned learning rates of the model, if it has any.')
+    ] = True,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="One learning rate, where learned ones are not used; the preset's if not given.",
+        ),
+    ] = None,
+    boxes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Jittered copies of the last box; 0: no box propagation; the preset's if not given.",
+        ),
+    ] = None,
+    overlap: _Overlap = None,
+    fill: _Fill = None,
+    max_growth: _Growth = None,
+    online_frames: _Frames = 'released',
+    online_reset: _Reset = 'first',
+    device: _Device = 'auto',
+    seed: Annotated[int, typer.Option(help='Of every random draw.')] = 1,
 ) -> None:
     "Run a variant of the paper on a whole data set, and score it."
     team, sequences = Team(), find_sequences(root, dataset, split)
     tracker = load(model, own_device(device), init)
-    config = replace(variant(name, tracker.config), online_frames=online_frames, online_reset=online_reset, seed=seed,
-                     **given_only(boxes=boxes, overlap=overlap, fill=fill, max_growth=max_growth))
+    config = replace(
+        variant(name, tracker.config),
+        online_frames=online_frames,
+        online_reset=online_reset,
+        seed=seed,
+        **given_only(boxes=boxes, overlap=overlap, fill=fill, max_growth=max_growth),
+    )
     if lr is None and not rates:
         lr = 1e-3
     tracker = replace(tracker, config=config, **given_only(rates=lr))
@@ -217,80 +372,125 @@ def benchmark_command(
 
 
 def summary_line(
-    result:dict, # of `collect`
-    out:Path,
+    result: dict,  # of `collect`
+    out: Path,
 ) -> str:
     "What a benchmark says at its end."
-    s, speed = result['scores'], f'{result["fps"]:.2f} frames a second, {result["fps_objects"]:.2f} counted for each object (per process)'
-    if s is None: return f'{out}/masks: no true masks to score by, see eosvos submit; {speed}'
+    s, speed = (
+        result['scores'],
+        f'{result["fps"]:.2f} frames a second, {result["fps_objects"]:.2f} counted for each object (per process)',
+    )
+    if s is None:
+        return f'{out}/masks: no true masks to score by, see eosvos submit; {speed}'
     return f'J {100 * s["J-Mean"]:.1f}, F {100 * s["F-Mean"]:.1f}, J&F {100 * s["J&F-Mean"]:.1f}; {speed}; {out}/result.json'
 
 # %% ../nbs/25_cli.ipynb #d963f2be
 @app.command('submit')
 @reports_errors
 def submit_command(
-    predictions:Annotated[Path, typer.Argument(metavar='PREDICTIONS', help='<sequence>/<frame>.png, such as the folder masks of a benchmark.')],
-    root:_Root,
-    dataset:_Dataset,
-    split:_Split,
-    out:Annotated[Path, typer.Option(help='The archive, NAME.zip.')],
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar='PREDICTIONS',
+            help='<sequence>/<frame>.png, such as the folder masks of a benchmark.',
+        ),
+    ],
+    root: _Root,
+    dataset: _Dataset,
+    split: _Split,
+    out: Annotated[Path, typer.Option(help='The archive, NAME.zip.')],
 ) -> None:
     "Check masks and pack them for the server of a data set."
-    if out.suffix != '.zip': raise ValueError(f'{out}: expected a name that ends in .zip')
-    count = submit(predictions, find_sequences(root, dataset, split), out, 'Annotations/' if dataset == 'youtube-vos' else '')
+    if out.suffix != '.zip':
+        raise ValueError(f'{out}: expected a name that ends in .zip')
+    count = submit(
+        predictions,
+        find_sequences(root, dataset, split),
+        out,
+        'Annotations/' if dataset == 'youtube-vos' else '',
+    )
     typer.echo(f'{count} masks in {out}')
 
 # %% ../nbs/25_cli.ipynb #76c43592
 def draw_strip(
-    clip:Clip,
-    masks:Path, # folder of masks named like the frames
-    path:Path, # of the picture
-    count:int=5, # frames in it
+    clip: Clip,
+    masks: Path,  # folder of masks named like the frames
+    path: Path,  # of the picture
+    count: int = 5,  # frames in it
 ) -> None:
     "Evenly spaced frames with their masks, side by side in one picture."
     figure = Figure(figsize=(3.2 * count, 2.2), dpi=100, layout='constrained')
     for k, i in enumerate(torch.linspace(0, len(clip) - 1, count).long().tolist()):
-        show(overlay(clip[i], read_mask(masks / f'{clip.names[i]}.png')), ax=figure.add_subplot(1, count, k + 1), title=f'frame {i}')
-    with write_then_rename(path) as temporary: figure.savefig(temporary)
+        show(
+            overlay(clip[i], read_mask(masks / f'{clip.names[i]}.png')),
+            ax=figure.add_subplot(1, count, k + 1),
+            title=f'frame {i}',
+        )
+    with write_then_rename(path) as temporary:
+        figure.savefig(temporary)
 
 
 def clear_demo(
-    out:Path,
+    out: Path,
 ) -> None:
     "Remove the results of an earlier demo, and nothing else."
     for folder in [out, out / 'zero-shot'] if (out / 'zero-shot').is_dir() else []:
-        for old in [*folder.glob('masks/*.png'), folder / 'overlay.mp4', folder / 'strip.png', folder / 'unfinished.pt']: old.unlink(missing_ok=True)
+        for old in [
+            *folder.glob('masks/*.png'),
+            folder / 'overlay.mp4',
+            folder / 'strip.png',
+            folder / 'unfinished.pt',
+        ]:
+            old.unlink(missing_ok=True)
 
 
 @app.command('demo')
 @reports_errors
 def demo_command(
-    out:Annotated[Path, typer.Option(help='Folder for the results.')]=Path('demo'),
-    device:_Device='auto',
+    out: Annotated[Path, typer.Option(help='Folder for the results.')] = Path('demo'),
+    device: _Device = 'auto',
 ) -> None:
     "Follow a red cup through the shipped clip. Its mask in the first frame is given; a second cup passes above it, and a cat covers part of it."
     clip, tracker = open_clip(DEMO / 'frames'), load('small', device)
     given = first_masks(DEMO / 'masks' / '00000.png', clip)
     clear_demo(out)
-    for name, how, folder in ('fine-tuned', 'e-osvos-10-ona', out), ('zero-shot', 'e-osvos-0', out / 'zero-shot'):
+    for name, how, folder in (
+        ('fine-tuned', 'e-osvos-10-ona', out),
+        ('zero-shot', 'e-osvos-0', out / 'zero-shot'),
+    ):
         start = perf_counter()
-        write_results(replace(tracker, config=variant(how, tracker.config)), clip, given, folder, progress)
+        write_results(
+            replace(tracker, config=variant(how, tracker.config)), clip, given, folder, progress
+        )
         seconds = perf_counter() - start
         summary = evaluate(folder / 'masks', DEMO / 'masks').summary()
         draw_strip(clip, folder / 'masks', folder / 'strip.png')
-        typer.echo(f'{name} ({how}): J {100 * summary["J-Mean"]:.1f}, F {100 * summary["F-Mean"]:.1f}, {seconds:.1f} s')
-    typer.echo(f'written: {out}/masks, {out}/overlay.mp4, {out}/strip.png, and the same in {out}/zero-shot')
+        typer.echo(
+            f'{name} ({how}): J {100 * summary["J-Mean"]:.1f}, F {100 * summary["F-Mean"]:.1f}, {seconds:.1f} s'
+        )
+    typer.echo(
+        f'written: {out}/masks, {out}/overlay.mp4, {out}/strip.png, and the same in {out}/zero-shot'
+    )
 
 # %% ../nbs/25_cli.ipynb #1e595146
-weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help='Bring weights of other programs into our file format.')
+weights_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help='Bring weights of other programs into our file format.',
+)
 app.add_typer(weights_app, name='weights')
 
 
 @weights_app.command('coco')
 @reports_errors
 def coco_command(
-    out:Annotated[Path, typer.Option(help='File to write (.safetensors).')],
-    file:Annotated[Path | None, typer.Argument(metavar='FILE', help="torchvision's COCO_V1 state dict; downloaded if not given.")]=None,
+    out: Annotated[Path, typer.Option(help='File to write (.safetensors).')],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar='FILE', help="torchvision's COCO_V1 state dict; downloaded if not given."
+        ),
+    ] = None,
 ) -> None:
     "torchvision's COCO weights. GroupNorm takes the place of BatchNorm: where the paper starts."
     typer.echo(files.convert_coco(file, out))
@@ -299,11 +499,18 @@ def coco_command(
 @weights_app.command('import')
 @reports_errors
 def import_command(
-    file:Annotated[Path, typer.Argument(metavar='FILE', help="A checkpoint of the paper's authors (*_meta_iter.model).")],
-    out:Annotated[Path, typer.Option(help='File to write (.safetensors).')],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar='FILE', help="A checkpoint of the paper's authors (*_meta_iter.model)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help='File to write (.safetensors).')],
 ) -> None:
     "A checkpoint that the paper's authors published."
     typer.echo(files.convert_authors(file, out))
 
 
-_train = app.command('train', help='Train a model; under torchrun its processes share the work.')(reports_errors(training.main))
+_train = app.command('train', help='Train a model; under torchrun its processes share the work.')(
+    reports_errors(training.main)
+)

@@ -31,29 +31,41 @@ from torch.nn.functional import max_pool2d
 # %% ../nbs/00_core.ipynb #30217d53
 DEMO = Path(str(files('eosvos') / 'assets' / 'demo'))  # frames/00000.jpg ..., masks/00000.png ...
 
+
 def demo_frame(
-    index:int=0, # which frame of the demo clip, from 0
-) -> tuple[Tensor, Tensor]: # image (3, H, W) float32 RGB in [0, 1]; ids (H, W) int64, 0 = background
+    index: int = 0,  # which frame of the demo clip, from 0
+) -> tuple[
+    Tensor, Tensor
+]:  # image (3, H, W) float32 RGB in [0, 1]; ids (H, W) int64, 0 = background
     "One frame of the clip that the package ships, and the true mask of its object."
-    with Image.open(DEMO / 'frames' / f'{index:05d}.jpg') as file: pixels = np.array(file.convert('RGB'))
-    with Image.open(DEMO / 'masks' / f'{index:05d}.png') as file: ids = np.array(file)
-    return torch.from_numpy(pixels).permute(2, 0, 1).float().contiguous() / 255, torch.from_numpy(ids).long()
+    with Image.open(DEMO / 'frames' / f'{index:05d}.jpg') as file:
+        pixels = np.array(file.convert('RGB'))
+    with Image.open(DEMO / 'masks' / f'{index:05d}.png') as file:
+        ids = np.array(file)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float().contiguous() / 255, torch.from_numpy(
+        ids
+    ).long()
 
 # %% ../nbs/00_core.ipynb #07d2e780
-def _palette() -> Tensor: # (256, 3) uint8
+def _palette() -> Tensor:  # (256, 3) uint8
     "The colour of each id: bit 3k + c of the id becomes bit 7 - k of channel c."
     ids = torch.arange(256)
-    channels = [sum((ids >> 3 * k + c & 1) << 7 - k for k in range(3)) for c in range(3)]  # R, G, B: (256,) each
+    channels = [
+        sum((ids >> 3 * k + c & 1) << 7 - k for k in range(3)) for c in range(3)
+    ]  # R, G, B: (256,) each
     return torch.stack(channels, 1).byte()
 
-PALETTE = _palette()  # (256, 3) uint8: the RGB colour of each id, as in the mask files of DAVIS and PASCAL VOC
+
+PALETTE = (
+    _palette()
+)  # (256, 3) uint8: the RGB colour of each id, as in the mask files of DAVIS and PASCAL VOC
 
 # %% ../nbs/00_core.ipynb #411fe5ba
 def overlay(
-    image:Tensor, # (3, H, W) RGB in [0, 1]
-    ids:Tensor, # (H, W) object ids, or one bool mask; 0 stays as it is
-    alpha:float=0.5, # share of the colour
-) -> Tensor: # (3, H, W)
+    image: Tensor,  # (3, H, W) RGB in [0, 1]
+    ids: Tensor,  # (H, W) object ids, or one bool mask; 0 stays as it is
+    alpha: float = 0.5,  # share of the colour
+) -> Tensor:  # (3, H, W)
     "Paint each object in the colour of its id, with a white rim: a red cup under red paint would not show."
     ids = ids.long().cpu()
     colours = PALETTE[ids].permute(2, 0, 1).to(image) / 255  # (3, H, W)
@@ -64,33 +76,57 @@ def overlay(
 
 # %% ../nbs/00_core.ipynb #ff315bed
 def show(
-    image:Tensor, # (3, H, W) RGB in [0, 1]
-    masks:Tensor|None=None, # (N, H, W) masks, or (H, W) object ids
-    boxes:Tensor|None=None, # (N, 4) xyxy pixels, drawn solid ("after")
-    ax:Axes|None=None, # where to draw; a new small figure if there is none
-    title:str|None=None, # text above the image
-    labels:list[str]|None=None, # a text for each of `boxes`
-    dashed:Tensor|None=None, # (M, 4) xyxy pixels, drawn dashed ("before")
-) -> Axes: # the axes drawn on
+    image: Tensor,  # (3, H, W) RGB in [0, 1]
+    masks: Tensor | None = None,  # (N, H, W) masks, or (H, W) object ids
+    boxes: Tensor | None = None,  # (N, 4) xyxy pixels, drawn solid ("after")
+    ax: Axes | None = None,  # where to draw; a new small figure if there is none
+    title: str | None = None,  # text above the image
+    labels: list[str] | None = None,  # a text for each of `boxes`
+    dashed: Tensor | None = None,  # (M, 4) xyxy pixels, drawn dashed ("before")
+) -> Axes:  # the axes drawn on
     "Draw an image with its masks and boxes."
     ax = ax or plt.subplots(figsize=(4, 2.5), dpi=80, layout='tight')[1]
     image = image.detach().cpu()
-    if masks is not None: # several masks may overlap: paint one after the other
-        for ids in [masks] if masks.dim() == 2 else [(mask != 0) * (k + 1) for k, mask in enumerate(masks)]: image = overlay(image, ids)
+    if masks is not None:  # several masks may overlap: paint one after the other
+        for ids in (
+            [masks] if masks.dim() == 2 else [(mask != 0) * (k + 1) for k, mask in enumerate(masks)]
+        ):
+            image = overlay(image, ids)
     H, W = image.shape[1:]
-    ax.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(0, W, H, 0))  # whole numbers are the edges of pixels, not centres
+    ax.imshow(
+        image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(0, W, H, 0)
+    )  # whole numbers are the edges of pixels, not centres
     ax.set(title=title, xticks=[], yticks=[])
     for group, style in ((dashed, '--'), (boxes, '-')):
         for k, (x1, y1, x2, y2) in enumerate([] if group is None else group.tolist()):
             colour = (PALETTE[k % 255 + 1] / 255).tolist()
-            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linestyle=style, linewidth=1.5))
-            if labels and style == '-': ax.text(x1, y1, labels[k], color='w', size=7, va='bottom', bbox=dict(fc=colour, ec=colour, pad=1))
+            ax.add_patch(
+                Rectangle(
+                    (x1, y1),
+                    x2 - x1,
+                    y2 - y1,
+                    fill=False,
+                    edgecolor=colour,
+                    linestyle=style,
+                    linewidth=1.5,
+                )
+            )
+            if labels and style == '-':
+                ax.text(
+                    x1,
+                    y1,
+                    labels[k],
+                    color='w',
+                    size=7,
+                    va='bottom',
+                    bbox=dict(fc=colour, ec=colour, pad=1),
+                )
     return ax
 
 # %% ../nbs/00_core.ipynb #e6d86743
 def masks_to_boxes(
-    masks:Tensor, # (N, H, W) bool or number; whatever is not 0 belongs to the mask
-) -> Tensor: # (N, 4) float32 xyxy in pixels, x2 and y2 exclusive; an empty mask gives zeros
+    masks: Tensor,  # (N, H, W) bool or number; whatever is not 0 belongs to the mask
+) -> Tensor:  # (N, 4) float32 xyxy in pixels, x2 and y2 exclusive; an empty mask gives zeros
     "The smallest box around each mask."
     masks = masks != 0
     N, H, W = masks.shape
@@ -101,44 +137,55 @@ def masks_to_boxes(
 
 # %% ../nbs/00_core.ipynb #18fbe3ef
 def generator(
-    *keys:int|str, # what names the draw: a seed, then a step, a frame, a purpose, ...
-) -> torch.Generator: # on the CPU
+    *keys: int | str,  # what names the draw: a seed, then a step, a frame, a purpose, ...
+) -> torch.Generator:  # on the CPU
     "A random generator that depends on its keys and on nothing else. TypeError where a key is neither int nor str."
     words = [key if isinstance(key, str) else int(operator.index(key)) for key in keys]
-    digest = hashlib.sha256(json.dumps(words).encode()).digest()  # Python's own hash of a string changes from run to run
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], 'big'))  # torch's CPU generator looks at 32 bits
+    digest = hashlib.sha256(
+        json.dumps(words).encode()
+    ).digest()  # Python's own hash of a string changes from run to run
+    return torch.Generator().manual_seed(
+        int.from_bytes(digest[:4], 'big')
+    )  # torch's CPU generator looks at 32 bits
 
 # %% ../nbs/00_core.ipynb #96dd2383
 @contextmanager
 def write_then_rename(
-    path:Path|str, # where the file shall stand; its folder must exist
-) -> Iterator[Path]: # a new, empty file beside it, of the same suffix, to be filled
+    path: Path | str,  # where the file shall stand; its folder must exist
+) -> Iterator[Path]:  # a new, empty file beside it, of the same suffix, to be filled
     "A temporary file that takes the name `path` only if nothing failed. ValueError where the folder cannot be written."
     path = Path(path)
     temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}')
-    try: temporary.touch()
-    except OSError as error: raise ValueError(f'{path} cannot be written: {error.strerror}') from error
+    try:
+        temporary.touch()
+    except OSError as error:
+        raise ValueError(f'{path} cannot be written: {error.strerror}') from error
     try:
         yield temporary
         os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #50cb13dd
 def find_device(
-    name:str='auto', # 'auto', 'cpu', 'cuda', 'cuda:1', ...
-) -> torch.device: # a device on which a tensor can be made
+    name: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', ...
+) -> torch.device:  # a device on which a tensor can be made
     "The named device, or with 'auto' a GPU where there is one. ValueError if it is not there."
-    if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try: return torch.empty(0, device=name).device
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'device {name!r} cannot be used here: {str(error).splitlines()[0]}') from error
+        raise ValueError(
+            f'device {name!r} cannot be used here: {str(error).splitlines()[0]}'
+        ) from error
 
 # %% ../nbs/00_core.ipynb #ca9fe769
 def check_range(
-    config:Any, # a dataclass
-    low:float, # least value that is allowed
-    high:float, # greatest one; `math.inf`: any finite number
-    *names:str, # of fields that hold a number, a tuple of numbers, or None
+    config: Any,  # a dataclass
+    low: float,  # least value that is allowed
+    high: float,  # greatest one; `math.inf`: any finite number
+    *names: str,  # of fields that hold a number, a tuple of numbers, or None
 ) -> None:
     "ValueError where a field lies outside [low, high] or is not finite; None is left alone."
     for name in names:

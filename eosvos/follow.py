@@ -57,6 +57,7 @@ from .weights import load_model, load_rates
 @dataclass(frozen=True)
 class SegmentConfig:
     "How objects are followed; the defaults are the paper's e-OSVOS-10."
+
     fine_tune: FineTuneConfig = FineTuneConfig()
     boxes: int = 500  # jittered copies of the last box among the proposals (3.3; released code)
     grow: float = 0.1  # each side of a copy moves outwards by up to this share of the box
@@ -90,17 +91,20 @@ ONLINE_FRAMES = {  # of the window before frame m: m - online_every ... m - 1
 RESETS = 'first', 'initial', 'none'  # the first frame's weights (the paper), theta 0, or go on
 PAPER_SEGMENT = SegmentConfig()
 SMALL_SEGMENT = SegmentConfig(  # shared by all stages of the small model
-    fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, overlap=0.7, fill=0.5, max_growth=4.0)
+    fine_tune=FineTuneConfig(batch=1, clip=10.0), boxes=100, overlap=0.7, fill=0.5, max_growth=4.0
+)
 
 # %% ../nbs/16_follow.ipynb #f8d5db31
 def variant(
-    name:str, # 'e-osvos-T', or 'e-osvos-T-ona' with online adaptation
-    config:SegmentConfig, # everything else
+    name: str,  # 'e-osvos-T', or 'e-osvos-T-ona' with online adaptation
+    config: SegmentConfig,  # everything else
 ) -> SegmentConfig:
     "A variant of the paper (section 4.2, at the end). ValueError for another name."
     found = re.fullmatch(r'e-osvos-([0-9]{1,6})(-ona)?', name)
     if not found:
-        raise ValueError(f'variant: expected e-osvos-T or e-osvos-T-ona with a number T, got {name!r}')
+        raise ValueError(
+            f'variant: expected e-osvos-T or e-osvos-T-ona with a number T, got {name!r}'
+        )
     fine = replace(config.fine_tune, iterations=int(found[1]))
     return replace(config, fine_tune=fine, online=bool(found[2]))
 
@@ -108,6 +112,7 @@ def variant(
 @dataclass(frozen=True)
 class Tracker:
     "A model, the learning rates of its inner steps, and the way it follows objects."
+
     model: MaskRCNN
     rates: Rates | float  # by name of parameter, or one for all
     config: SegmentConfig
@@ -119,9 +124,9 @@ class Tracker:
 
 
 def load(
-    name_or_file:str|Path='small', # shipped weights, or a file of weights
-    device:str|torch.device='auto', # where to compute; 'auto': a GPU where there is one
-    init:str|Path|None=None, # weights to start from, if others than the rates belong to
+    name_or_file: str | Path = 'small',  # shipped weights, or a file of weights
+    device: str | torch.device = 'auto',  # where to compute; 'auto': a GPU where there is one
+    init: str | Path | None = None,  # weights to start from, if others than the rates belong to
 ) -> Tracker:
     "Weights with their learned rates, or 0.001 where there are none. ValueError that names the file."
     where = find_device(device)
@@ -133,8 +138,10 @@ def load(
     rates, names = load_rates(name_or_file), dict(model.named_parameters()).keys()
     if rates is not None and rates.keys() not in (names, {''}):  # '': one for all
         odd = min(rates.keys() ^ names)
-        raise ValueError(f'{name_or_file}: expected a learning rate for each parameter of the model '
-                         f'and no other, got {len(rates)} for {len(names)}; see {odd}')
+        raise ValueError(
+            f'{name_or_file}: expected a learning rate for each parameter of the model '
+            f'and no other, got {len(rates)} for {len(names)}; see {odd}'
+        )
     config = SMALL_SEGMENT if about.body == 'lite0' else PAPER_SEGMENT
     if rates is None:
         return Tracker(model, 1e-3, config)
@@ -142,11 +149,11 @@ def load(
 
 # %% ../nbs/16_follow.ipynb #d06a07a7
 def jitter(
-    box:Tensor, # (4,) xyxy, pixels
-    count:int,
-    grow:float, # each side moves outwards by up to this share of the box
-    random:torch.Generator,
-) -> Tensor: # (count, 4) xyxy, pixels
+    box: Tensor,  # (4,) xyxy, pixels
+    count: int,
+    grow: float,  # each side moves outwards by up to this share of the box
+    random: torch.Generator,
+) -> Tensor:  # (count, 4) xyxy, pixels
     "Copies of a box that are a little larger: where the object may be one frame later (section 3.3)."
     w, h = (box[2:] - box[:2]).tolist()
     reach = grow * box.new_tensor([-w, -h, w, h])
@@ -154,11 +161,11 @@ def jitter(
 
 # %% ../nbs/16_follow.ipynb #1d06853a
 def pick(
-    found:dict[str, Tensor], # of one image: boxes (D, 4), scores (D,)
-    last:Tensor, # (4,) xyxy, pixels: where the object was
-    overlap:float, # in [0, 1], see `SegmentConfig`
-    limit:float=inf, # area of the largest box that is believed, square pixels
-) -> list[int]: # index of one detection; empty where there is none
+    found: dict[str, Tensor],  # of one image: boxes (D, 4), scores (D,)
+    last: Tensor,  # (4,) xyxy, pixels: where the object was
+    overlap: float,  # in [0, 1], see `SegmentConfig`
+    limit: float = inf,  # area of the largest box that is believed, square pixels
+) -> list[int]:  # index of one detection; empty where there is none
     "The detection that is taken for the object: by score (the paper), or by score and nearness."
     nearness = box_iou(found['boxes'], last[None])[:, 0]
     rank = found['scores'] * (1 - overlap + overlap * nearness)
@@ -167,48 +174,55 @@ def pick(
 
 # %% ../nbs/16_follow.ipynb #11a0e6b7
 def search_window(
-    box:Tensor, # (4,) xyxy, pixels
-    size:tuple[int, int], # height, width of the frame, pixels
-    fill:float, # share of the window's height or width, whichever is fuller, that the box takes
-    zoom:float=2.5, # the window is never smaller than the frame divided by this
-) -> tuple[slice, slice]: # rows, columns
+    box: Tensor,  # (4,) xyxy, pixels
+    size: tuple[int, int],  # height, width of the frame, pixels
+    fill: float,  # share of the window's height or width, whichever is fuller, that the box takes
+    zoom: float = 2.5,  # the window is never smaller than the frame divided by this
+) -> tuple[slice, slice]:  # rows, columns
     "The part of a frame where an object is looked for: around its last box, in the shape of the frame."
     x1, y1, x2, y2 = box.tolist()
     share = min(max((y2 - y1) / size[0] / fill, (x2 - x1) / size[1] / fill, 1 / zoom), 1)
+
     def span(a, b, whole):
         side = round(share * whole)
         start = round(min(max((a + b - side) / 2, 0), whole - side))
         return slice(start, start + side)
+
     return span(y1, y2, size[0]), span(x1, x2, size[1])
 
 # %% ../nbs/16_follow.ipynb #740b7cc6
 def shrink(
-    image:Tensor, # (3, H, W)
-    mask:Tensor, # (H, W) bool, or ids: 1 object, 0 background, VOID unknown
-    model:MaskRCNN,
-) -> tuple[Tensor, Tensor]: # (3, h, w), (h, w) of the same type
+    image: Tensor,  # (3, H, W)
+    mask: Tensor,  # (H, W) bool, or ids: 1 object, 0 background, VOID unknown
+    model: MaskRCNN,
+) -> tuple[Tensor, Tensor]:  # (3, h, w), (h, w) of the same type
     "An image and a mask at the size at which the model works, where that is smaller."
     size = resized(tuple(mask.shape), model.config)
     if size[0] >= mask.shape[0]:
         return image, mask
     image = F.interpolate(image[None], size, mode='bilinear', antialias=True)[0]
+
     def shares(pixels):  # of each new pixel
         return F.interpolate(pixels[None, None].float(), size, mode='area')[0, 0]
+
     own = shares(mask == 1)
     small = (own >= own.max().clamp(max=0.5)) & (own > 0)
     unknown = (shares(mask == VOID) > 0.5) & ~small
-    return image, small.to(mask.dtype).masked_fill(unknown, VOID) if unknown.any() else small.to(mask.dtype)
+    return image, small.to(mask.dtype).masked_fill(unknown, VOID) if unknown.any() else small.to(
+        mask.dtype
+    )
 
 # %% ../nbs/16_follow.ipynb #7e927262
 class Follower:
     "One object: its own fine-tuned weights, and where it was last."
 
-    def __init__(self,
-        tracker:Tracker, # stays as it is
-        image:Tensor, # (3, H, W) the frame whose mask is known
-        mask:Tensor, # (H, W) bool, or ids: 1 object, 0 background, VOID unknown
-        name:int, # id of the object, part of the seed of its draws
-        state:dict|None=None, # of `state`: go on from there instead of fine-tuning
+    def __init__(
+        self,
+        tracker: Tracker,  # stays as it is
+        image: Tensor,  # (3, H, W) the frame whose mask is known
+        mask: Tensor,  # (H, W) bool, or ids: 1 object, 0 background, VOID unknown
+        name: int,  # id of the object, part of the seed of its draws
+        state: dict | None = None,  # of `state`: go on from there instead of fine-tuning
     ):
         self.tracker, self.config, self.given = tracker, tracker.config, (image, mask)
         self.key = (self.config.seed, name)
@@ -220,7 +234,7 @@ class Follower:
         self.tuned, self.losses = self.tune(start, batches, self.key)
         self.rewind()
 
-    def tune(self, start, batches, key): # weights by name; batches; seed -> weights, losses
+    def tune(self, start, batches, key):  # weights by name; batches; seed -> weights, losses
         "Inner steps from the weights `start`."
         model, rates = self.tracker.model, self.tracker.rates
         return fine_tune(model, start, batches, self.config.fine_tune, key, rates)
@@ -230,26 +244,27 @@ class Follower:
         self.mask = self.start = self.given[1] == 1
         self.weights, self.sure, self.past, self.steps = self.tuned, True, [], 0
 
-    def state(self) -> dict: # of tensors and numbers
+    def state(self) -> dict:  # of tensors and numbers
         "Everything that the next step depends on, beside tracker and name."
         names = 'given', 'tuned', 'weights', 'mask', 'start', 'sure', 'past', 'steps'
         return {name: getattr(self, name) for name in names}
 
-    def window(self, mask:Tensor) -> tuple[slice, slice]: # of the object, (H, W) bool
+    def window(self, mask: Tensor) -> tuple[slice, slice]:  # of the object, (H, W) bool
         "Rows and columns that are looked at when the object was there."
         if not (self.config.fill and mask.any()):
             return slice(None), slice(None)
         return search_window(masks_to_boxes(mask[None])[0], tuple(mask.shape), self.config.fill)
 
-    def pair(self, image:Tensor, mask:Tensor) -> tuple[Tensor, Tensor]: # (3, h, w), (h, w)
+    def pair(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # (3, h, w), (h, w)
         "What is learned of a frame (3, H, W) and its mask (H, W)."
         rows, columns = self.window(mask == 1)
         return shrink(image[:, rows, columns], mask[rows, columns], self.tracker.model)
 
     @torch.no_grad()
-    def step(self,
-        image:Tensor, # (3, H, W) the next frame
-    ) -> Tensor: # (H, W) probability of the object; 0 everywhere where it is not found
+    def step(
+        self,
+        image: Tensor,  # (3, H, W) the next frame
+    ) -> Tensor:  # (H, W) probability of the object; 0 everywhere where it is not found
         "Find the object in the next frame."
         c = self.config
         if c.online and self.steps and self.steps % c.online_every == 0:
@@ -263,18 +278,18 @@ class Follower:
         copies = jitter(box, c.boxes, c.grow, generator(*self.key, 'jitter', self.steps))
         options = dict(given=[copies], choose=lambda found: pick(found, box, c.overlap, limit))
         view = [image[:, rows, columns]]
-        found, = functional_call(self.tracker.model, self.weights, (view,), options)
+        (found,) = functional_call(self.tracker.model, self.weights, (view,), options)
         result = image.new_zeros(image.shape[-2:])
         if len(found['masks']):  # one detection, or none
             result[rows, columns] = found['masks'][0]
         self.mask = result >= c.threshold
         self.sure = bool(self.mask.any() and (found['scores'] >= c.confident).any())
         if c.online:
-            self.past = [*self.past, (image, self.mask, self.sure)][-c.online_every:]
+            self.past = [*self.past, (image, self.mask, self.sure)][-c.online_every :]
         self.steps += 1
         return result
 
-    def correct(self, mask:Tensor) -> None: # (H, W) bool: the truth in the frame of the last step
+    def correct(self, mask: Tensor) -> None:  # (H, W) bool: the truth in the frame of the last step
         "Go on from a mask that is given again. The weights stay: it is not learned."
         self.mask, self.sure = mask, bool(mask.any())
         if self.sure:
@@ -298,12 +313,12 @@ class Follower:
 
 # %% ../nbs/16_follow.ipynb #ea3629bb
 def merge(
-    maps:Iterable[Tensor], # K times (H, W) probability of an object
-    ids:Iterable[int], # K ids, at most 255
-    threshold:float, # least probability of a pixel of an object
-    best:Tensor, # (H, W) probability of the owners so far, 0 for none
-    owner:Tensor, # (H, W) uint8: their ids, 0 for none
-) -> tuple[Tensor, Tensor]: # best and owner, with the new maps
+    maps: Iterable[Tensor],  # K times (H, W) probability of an object
+    ids: Iterable[int],  # K ids, at most 255
+    threshold: float,  # least probability of a pixel of an object
+    best: Tensor,  # (H, W) probability of the owners so far, 0 for none
+    owner: Tensor,  # (H, W) uint8: their ids, 0 for none
+) -> tuple[Tensor, Tensor]:  # best and owner, with the new maps
     "The most probable object of each pixel; of equals the first."
     for p, k in zip(maps, ids, strict=True):
         wins = (p > best) & (p >= threshold)
@@ -314,7 +329,7 @@ def merge(
 class _Run:
     "The state of a clip that is being followed: what an interrupted run is resumed from."
 
-    def __init__(self, tracker:Tracker, masks:dict[int, Tensor]):
+    def __init__(self, tracker: Tracker, masks: dict[int, Tensor]):
         self.tracker, self.masks = tracker, masks
         self.starts = {}  # id -> the frame that gives the object
         for i in sorted(masks):
@@ -322,7 +337,7 @@ class _Run:
                 self.starts.setdefault(k, i)
         self.done, self.followers, self.held = 0, {}, {}
 
-    def forwards(self, i:int, image:Tensor) -> tuple[Tensor, Tensor]: # as `merge`
+    def forwards(self, i: int, image: Tensor) -> tuple[Tensor, Tensor]:  # as `merge`
         "Follow the objects that are known, then take over what is given in this frame."
         known, given = dict(self.followers), self.masks.get(i)
         best, owner = self.claims(known, image, *self.nobody(image))
@@ -343,7 +358,7 @@ class _Run:
             best, owner = torch.ones_like(best), torch.zeros_like(owner)
         return best, owner
 
-    def backwards(self, i:int, image:Tensor) -> tuple[Tensor, Tensor]: # as `merge`
+    def backwards(self, i: int, image: Tensor) -> tuple[Tensor, Tensor]:  # as `merge`
         "Follow back the objects that are given in a later frame, beside what was held."
         best, owner = self.nobody(image)
         if i in self.held:
@@ -366,19 +381,21 @@ class _Run:
         size = image.shape[-2:]
         return image.new_zeros(size), image.new_zeros(size, dtype=torch.uint8)
 
-    def hold(self, i:int, best:Tensor, owner:Tensor) -> None:
+    def hold(self, i: int, best: Tensor, owner: Tensor) -> None:
         "Keep what a frame shows so far for the way back."
         box = masks_to_boxes((best > 0)[None])[0].long().tolist()
         part = slice(box[1], box[3]), slice(box[0], box[2])
         self.held[i] = tuple(box), best[part].half().cpu(), owner[part].cpu()
 
-    def save(self, path:Path, key:str) -> None:
+    def save(self, path: Path, key: str) -> None:
         "Write all of it, or leave the old file as it is."
         followers = {k: follower.state() for k, follower in self.followers.items()}
         with write_then_rename(path) as temporary:
-            torch.save(dict(key=key, done=self.done, held=self.held, followers=followers), temporary)
+            torch.save(
+                dict(key=key, done=self.done, held=self.held, followers=followers), temporary
+            )
 
-    def load(self, path:Path, key:str) -> None:
+    def load(self, path: Path, key: str) -> None:
         "Take up what `save` wrote. ValueError where frames of another run are done."
         device = self.tracker.device
         try:
@@ -386,8 +403,10 @@ class _Run:
             if state['key'] != key and state['done']:
                 raise ValueError('it belongs to other frames, masks, weights or settings')
         except Exception as error:  # an unpickler may raise anything
-            raise ValueError(f'{path}: cannot go on from it: {error}; remove it and the masks '
-                             'beside it, or name another folder') from error
+            raise ValueError(
+                f'{path}: cannot go on from it: {error}; remove it and the masks '
+                'beside it, or name another folder'
+            ) from error
         if state['key'] != key:
             return
         self.done, self.held = state['done'], state['held']
@@ -396,15 +415,18 @@ class _Run:
 
 # %% ../nbs/16_follow.ipynb #bad0a0ac
 def fingerprint(
-    tracker:Tracker,
-    clip:Clip,
-    masks:dict[int, Tensor], # frame number to id map (H, W)
-) -> str: # 64 hexadecimal digits
+    tracker: Tracker,
+    clip: Clip,
+    masks: dict[int, Tensor],  # frame number to id map (H, W)
+) -> str:  # 64 hexadecimal digits
     "What the masks of a run depend on, as one number; of the pixels those of the given frames."
     rates = tracker.rates if isinstance(tracker.rates, dict) else {'': torch.tensor(tracker.rates)}
-    tensors = {**tracker.model.state_dict(), **{f'rates {k}': r for k, r in rates.items()},
-               **{f'mask {i}': mask for i, mask in masks.items()},
-               **{f'frame {i}': clip[i] for i in masks}}
+    tensors = {
+        **tracker.model.state_dict(),
+        **{f'rates {k}': r for k, r in rates.items()},
+        **{f'mask {i}': mask for i, mask in masks.items()},
+        **{f'frame {i}': clip[i] for i in masks},
+    }
     digest = sha256(json.dumps([asdict(tracker.config), clip.names, clip.size, *tensors]).encode())
     for tensor in tensors.values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -413,13 +435,15 @@ def fingerprint(
 
 SAVE_SECONDS = 5.0  # what an interruption costs at most, beside the frame that it hit
 
+
 def follow(
-    tracker:Tracker,
-    clip:Clip, # frames (3, H, W)
-    masks:dict[int, Tensor], # frame number to id map (H, W): where objects are given
-    backwards:bool=True, # also before the frame that gives an object; else it is background there
-    saved:Path|None=None, # a file to go on from, if it is there, and to keep until all is done
-) -> Iterator[tuple[int, Tensor]]: # frame number and its id map (H, W) int64, each frame once
+    tracker: Tracker,
+    clip: Clip,  # frames (3, H, W)
+    masks: dict[int, Tensor],  # frame number to id map (H, W): where objects are given
+    backwards: bool = True,  # also before the frame that gives an object; else it is background there
+    saved: Path
+    | None = None,  # a file to go on from, if it is there, and to keep until all is done
+) -> Iterator[tuple[int, Tensor]]:  # frame number and its id map (H, W) int64, each frame once
     "Follow every object through the clip, from its first mask in both directions."
     run, key = _Run(tracker, masks), fingerprint(tracker, clip, masks) if saved else ''
     if saved and saved.exists():
@@ -450,11 +474,13 @@ def follow(
 
 # %% ../nbs/16_follow.ipynb #3e474582
 def write_results(
-    tracker:Tracker,
-    clip:Clip,
-    masks:dict[int, Tensor], # frame number to id map (H, W)
-    out:Path|str, # folder for masks/<frame>.png and overlay.mp4; made if needed
-    watch:Callable[[Iterable, str, int], Iterable]=lambda items, what, count: items, # shows progress
+    tracker: Tracker,
+    clip: Clip,
+    masks: dict[int, Tensor],  # frame number to id map (H, W)
+    out: Path | str,  # folder for masks/<frame>.png and overlay.mp4; made if needed
+    watch: Callable[[Iterable, str, int], Iterable] = lambda items, what, count: (
+        items
+    ),  # shows progress
 ) -> None:
     "Segment a clip into a folder; an interrupted call goes on. ValueError where it holds other results."
     out, folder = Path(out), Path(out) / 'masks'
@@ -465,8 +491,10 @@ def write_results(
         raise ValueError(f'{folder} cannot be made: {error.strerror}') from error
     old = sorted(folder.iterdir()) + [video] * video.exists()
     if old and not saved.exists():
-        raise ValueError(f'{out}: expected no results in it, got {len(old)} files such as {old[0]}; '
-                         'remove them or name another folder')
+        raise ValueError(
+            f'{out}: expected no results in it, got {len(old)} files such as {old[0]}; '
+            'remove them or name another folder'
+        )
     results = follow(tracker, clip, masks, saved=saved)
     for i, ids in watch(results, 'following', len(clip)):
         write_mask(folder / f'{clip.names[i]}.png', ids)
@@ -477,12 +505,14 @@ def write_results(
 
 
 def segment(
-    video:str|Path, # a folder of pictures, or a video file
-    mask:str|Path, # a picture of object ids, or a folder of such, named like frames
-    out:str|Path|None=None, # a folder: write masks and overlay into it; None: hand the masks over
-    tracker:Tracker|None=None, # of `load`; the shipped small model if None
-    frame:int=0, # which frame a single mask belongs to, from 0
-) -> Iterator[tuple[str, Tensor]]|None: # name of the frame and its ids (H, W); None with `out`
+    video: str | Path,  # a folder of pictures, or a video file
+    mask: str | Path,  # a picture of object ids, or a folder of such, named like frames
+    out: str
+    | Path
+    | None = None,  # a folder: write masks and overlay into it; None: hand the masks over
+    tracker: Tracker | None = None,  # of `load`; the shipped small model if None
+    frame: int = 0,  # which frame a single mask belongs to, from 0
+) -> Iterator[tuple[str, Tensor]] | None:  # name of the frame and its ids (H, W); None with `out`
     "Segment the objects of a mask in every frame of a clip. ValueError that names what is wrong."
     clip, tracker = open_clip(video, without=mask), tracker or load()
     masks = first_masks(mask, clip, frame)
@@ -492,17 +522,19 @@ def segment(
 
 # %% ../nbs/16_follow.ipynb #8052e71c
 def follow_scores(
-    tracker:Tracker,
-    sequences:Iterable, # of `datasets.Sequence`, with all masks
-    stride:int=1, # take every so many frames
-) -> list[float]: # J of each: over objects and frames after the one that gives them, but the last
+    tracker: Tracker,
+    sequences: Iterable,  # of `datasets.Sequence`, with all masks
+    stride: int = 1,  # take every so many frames
+) -> list[float]:  # J of each: over objects and frames after the one that gives them, but the last
     "Fine-tune, follow, compare; 0 where fine-tuning diverges. ValueError where no frame is scored."
     result = []
     for whole in sequences:
         short, scores = whole.every(stride), []
         if len(short.frames) < 3:
-            raise ValueError(f'{whole.name}: expected at least 3 frames, got {len(short.frames)} '
-                             f'with a stride of {stride}')
+            raise ValueError(
+                f'{whole.name}: expected at least 3 frames, got {len(short.frames)} '
+                f'with a stride of {stride}'
+            )
         given = short.given()
         begun = {k: i for i, ids in given.items() for k in object_ids(ids)}
         try:
@@ -515,7 +547,9 @@ def follow_scores(
         except FloatingPointError:
             scores = [0.0]
         if not scores:
-            raise ValueError(f'{whole.name}: expected an object before the last two of '
-                             f'{len(short.frames)} frames, found none')
+            raise ValueError(
+                f'{whole.name}: expected an object before the last two of '
+                f'{len(short.frames)} frames, found none'
+            )
         result.append(sum(scores) / len(scores))
     return result

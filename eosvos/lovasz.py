@@ -11,18 +11,24 @@ from torch import Tensor
 
 # %% ../nbs/07_lovasz.ipynb #82d89737
 def lovasz_weights(
-    errors:Tensor, # (N, P) float32 or float64, not negative
-    truth:Tensor, # (N, P) in [0, 1], same dtype: how much of each pixel is object
-) -> Tensor: # (N, P) the gradient of each row's Lovász extension with respect to its errors
+    errors: Tensor,  # (N, P) float32 or float64, not negative
+    truth: Tensor,  # (N, P) in [0, 1], same dtype: how much of each pixel is object
+) -> Tensor:  # (N, P) the gradient of each row's Lovász extension with respect to its errors
     "What each pixel adds to 1 - IoU when it is mistaken after all pixels with larger errors (Berman et al. 2018, Algorithm 1)."
-    bits = errors.view(torch.int32 if errors.dtype == torch.float32 else torch.int64)  # same order as the floats, sorted faster
+    bits = errors.view(
+        torch.int32 if errors.dtype == torch.float32 else torch.int64
+    )  # same order as the floats, sorted faster
     order = bits.argsort(1, descending=True)
     truth = truth.gather(1, order)  # (N, P), largest error first
-    rank = torch.arange(truth.shape[1], dtype=truth.dtype, device=truth.device)  # (P,) number of mistakes before this one
+    rank = torch.arange(
+        truth.shape[1], dtype=truth.dtype, device=truth.device
+    )  # (P,) number of mistakes before this one
     found = truth.cumsum(1)
     intersection = (found[:, -1:] - found).add_(truth)  # before this mistake
     weights = (truth * rank).add_(intersection)
-    union = intersection.add_(rank)  # in place from here on: fresh memory costs more than the arithmetic
+    union = intersection.add_(
+        rank
+    )  # in place from here on: fresh memory costs more than the arithmetic
     weights.div_(union)
     union.add_(1).sub_(truth)  # after this mistake
     weights.div_(union)
@@ -31,60 +37,78 @@ def lovasz_weights(
 
 # %% ../nbs/07_lovasz.ipynb #02e69f3f
 def _check_shapes(
-    name:str, # the caller
-    expected:torch.Size, # of all `tensors`
-    **tensors:Tensor|None, # by argument name
+    name: str,  # the caller
+    expected: torch.Size,  # of all `tensors`
+    **tensors: Tensor | None,  # by argument name
 ) -> None:
     "ValueError where a tensor has another shape, or a gradient, which a target never has."
     for argument, tensor in tensors.items():
-        if tensor is None: continue
-        if tensor.shape != expected: raise ValueError(f'{name}: expected {argument} of shape {tuple(expected)}, got {tuple(tensor.shape)}')
-        if tensor.requires_grad: raise ValueError(f'{name}: expected {argument} without gradient, got one with; are the arguments swapped?')
+        if tensor is None:
+            continue
+        if tensor.shape != expected:
+            raise ValueError(
+                f'{name}: expected {argument} of shape {tuple(expected)}, got {tuple(tensor.shape)}'
+            )
+        if tensor.requires_grad:
+            raise ValueError(
+                f'{name}: expected {argument} without gradient, got one with; are the arguments swapped?'
+            )
 
 # %% ../nbs/07_lovasz.ipynb #98d06722
 def lovasz_hinge(
-    logits:Tensor, # (R, P) or (R, H, W), above 0 = object
-    targets:Tensor, # same shape, in [0, 1]; soft at borders
-    valid:Tensor|None=None, # same shape, bool; pixels with False are ignored
-) -> Tensor: # scalar; 0 with a (zero) gradient if R is 0 or nothing is valid
+    logits: Tensor,  # (R, P) or (R, H, W), above 0 = object
+    targets: Tensor,  # same shape, in [0, 1]; soft at borders
+    valid: Tensor | None = None,  # same shape, bool; pixels with False are ignored
+) -> Tensor:  # scalar; 0 with a (zero) gradient if R is 0 or nothing is valid
     "The binary Lovász hinge of R RoIs, averaged (the released code). ValueError if shapes differ."
     _check_shapes('lovasz_hinge', logits.shape, targets=targets, valid=valid)
-    truth = targets.flatten(1).to(torch.promote_types(logits.dtype, torch.float32))  # half precision cannot count to 3136
+    truth = targets.flatten(1).to(
+        torch.promote_types(logits.dtype, torch.float32)
+    )  # half precision cannot count to 3136
     margins = logits.flatten(1) * (2 * truth).sub_(1)
     errors = margins.neg_().add_(1)
     if valid is not None:
         errors.masked_fill_(~valid.flatten(1), 0)
         truth = truth * valid.flatten(1)
     errors = errors.relu_()
-    with torch.no_grad(): weights = lovasz_weights(errors, truth)  # constant until the order changes
+    with torch.no_grad():
+        weights = lovasz_weights(errors, truth)  # constant until the order changes
     return (errors * weights).sum() / max(len(errors), 1)
 
 # %% ../nbs/07_lovasz.ipynb #e4915b12
 def lovasz_softmax(
-    probabilities:Tensor, # (R, C, P) or (R, C, H, W), in [0, 1]
-    labels:Tensor, # (R, P) or (R, H, W), int64, true class of each pixel
-    valid:Tensor|None=None, # (R, P) or (R, H, W), bool; pixels with False are ignored
-) -> Tensor: # scalar; 0 with a (zero) gradient if R is 0 or nothing is valid
+    probabilities: Tensor,  # (R, C, P) or (R, C, H, W), in [0, 1]
+    labels: Tensor,  # (R, P) or (R, H, W), int64, true class of each pixel
+    valid: Tensor | None = None,  # (R, P) or (R, H, W), bool; pixels with False are ignored
+) -> Tensor:  # scalar; 0 with a (zero) gradient if R is 0 or nothing is valid
     "Lovász-Softmax (Berman et al. 2018) of each of R RoIs, over the classes present in it, averaged. ValueError if the shapes differ."
     R, C = probabilities.shape[:2]
-    _check_shapes('lovasz_softmax', probabilities.shape[:1] + probabilities.shape[2:], labels=labels, valid=valid)
+    _check_shapes(
+        'lovasz_softmax',
+        probabilities.shape[:1] + probabilities.shape[2:],
+        labels=labels,
+        valid=valid,
+    )
     classes = torch.arange(C, device=labels.device)[:, None]  # (C, 1)
-    truth = (labels.flatten(1)[:, None] == classes).to(torch.promote_types(probabilities.dtype, torch.float32))  # (R, C, P)
+    truth = (labels.flatten(1)[:, None] == classes).to(
+        torch.promote_types(probabilities.dtype, torch.float32)
+    )  # (R, C, P)
     errors = (truth - probabilities.flatten(2)).abs()
     if valid is not None:
         ignored = ~valid.flatten(1)[:, None]  # (R, 1, P)
         errors, truth = errors.masked_fill(ignored, 0), truth.masked_fill(ignored, 0)
-    with torch.no_grad(): weights = lovasz_weights(errors.flatten(0, 1), truth.flatten(0, 1)).view_as(truth)
+    with torch.no_grad():
+        weights = lovasz_weights(errors.flatten(0, 1), truth.flatten(0, 1)).view_as(truth)
     present = truth.any(2)  # (R, C)
     losses = (errors * weights).sum(2) * present  # (R, C)
     return (losses.sum(1) / present.sum(1).clamp(min=1)).sum() / max(R, 1)
 
 # %% ../nbs/07_lovasz.ipynb #c3f1a7b0
 def lovasz_softmax_mask(
-    logits:Tensor, # (R, P) or (R, H, W), above 0 = object
-    targets:Tensor, # same shape, in [0, 1]; rounded, since this loss knows classes alone
-    valid:Tensor|None=None, # same shape, bool; pixels with False are ignored
-) -> Tensor: # scalar, as `lovasz_softmax`
+    logits: Tensor,  # (R, P) or (R, H, W), above 0 = object
+    targets: Tensor,  # same shape, in [0, 1]; rounded, since this loss knows classes alone
+    valid: Tensor | None = None,  # same shape, bool; pixels with False are ignored
+) -> Tensor:  # scalar, as `lovasz_softmax`
     "Lovász-Softmax of background and object, whose probabilities come from one logit."
     chance = logits.sigmoid()  # of the object
     return lovasz_softmax(torch.stack([1 - chance, chance], dim=1), (targets > 0.5).long(), valid)

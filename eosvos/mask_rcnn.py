@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from .box_head import BOX_WEIGHTS, BoxHead, BoxPredictor, box_loss, detect
 from .boxes import box_iou, encode
 from .fpn import Backbone
-from .mask_head import MASK_LOSSES, MaskHead, MaskPredictor, mask_loss, paste_masks, project_masks
+from eosvos.mask_head import (
+    MASK_LOSSES,
+    MaskHead,
+    MaskPredictor,
+    mask_loss,
+    paste_masks,
+    project_masks,
+)
 from .resnet import FrozenBatchNorm2d, ResNet50, group_norm
 from .roi_align import ALIGN, pool_rois
 from .rpn import RPN, RPNConfig, match, sample
@@ -26,110 +33,139 @@ from .rpn import RPN, RPNConfig, match, sample
 # %% ../nbs/09_mask_rcnn.ipynb #92982921
 Size = tuple[int, int]  # height, width in pixels
 
+
 @dataclass(frozen=True)
 class ImageConfig:
     "What happens to an image before the backbone sees it; the defaults are torchvision's."
-    min_side:int = 800  # the shorter side is resized to this ...
-    max_side:int = 1333  # ... unless the longer one would exceed this, pixels
-    multiple:int = 32  # sides are padded to a multiple of this
-    mean:tuple[float, float, float] = (0.485, 0.456, 0.406)  # of R, G, B in [0, 1]
-    std:tuple[float, float, float] = (0.229, 0.224, 0.225)  # of R, G, B in [0, 1]
+
+    min_side: int = 800  # the shorter side is resized to this ...
+    max_side: int = 1333  # ... unless the longer one would exceed this, pixels
+    multiple: int = 32  # sides are padded to a multiple of this
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of R, G, B in [0, 1]
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of R, G, B in [0, 1]
 
 # %% ../nbs/09_mask_rcnn.ipynb #668e23a9
 def resized(
-    size:Size, # of the image
-    config:ImageConfig, # the two limits
-) -> Size: # of the image that the backbone sees, without padding
+    size: Size,  # of the image
+    config: ImageConfig,  # the two limits
+) -> Size:  # of the image that the backbone sees, without padding
     "The size at which an image is worked on: as large as both limits allow."
     scale = min(config.min_side / min(size), config.max_side / max(size))
     return tuple(int(side * scale) for side in size)
 
 # %% ../nbs/09_mask_rcnn.ipynb #fa0658b9
 def preprocess(
-    images:list[Tensor], # B times (3, H, W) in [0, 1], of any sizes
-    config:ImageConfig,
-) -> tuple[Tensor, list[Size]]: # (B, 3, H', W') batch; B sizes without padding
+    images: list[Tensor],  # B times (3, H, W) in [0, 1], of any sizes
+    config: ImageConfig,
+) -> tuple[Tensor, list[Size]]:  # (B, 3, H', W') batch; B sizes without padding
     "Normalised, resized and padded images in one batch."
     mean, std = (images[0].new_tensor(o)[:, None, None] for o in (config.mean, config.std))
     sizes = [resized(image.shape[-2:], config) for image in images]
-    height, width = (-(-max(sides) // config.multiple) * config.multiple for sides in zip(*sizes, strict=True))  # rounded up
+    height, width = (
+        -(-max(sides) // config.multiple) * config.multiple for sides in zip(*sizes, strict=True)
+    )  # rounded up
     batch = images[0].new_zeros(len(images), 3, height, width)
     for image, (h, w), canvas in zip(images, sizes, batch, strict=True):
-        canvas[:, :h, :w] = F.interpolate((image - mean)[None] / std, (h, w), mode='bilinear', align_corners=False)[0]
+        canvas[:, :h, :w] = F.interpolate(
+            (image - mean)[None] / std, (h, w), mode='bilinear', align_corners=False
+        )[0]
     return batch, sizes
 
 # %% ../nbs/09_mask_rcnn.ipynb #4a352d58
 def scale_boxes(
-    boxes:Tensor, # (N, 4) xyxy, pixels of an image of size `old`
-    old:Size,
-    new:Size,
-) -> Tensor: # (N, 4) xyxy, pixels of the same image at size `new`
+    boxes: Tensor,  # (N, 4) xyxy, pixels of an image of size `old`
+    old: Size,
+    new: Size,
+) -> Tensor:  # (N, 4) xyxy, pixels of the same image at size `new`
     "Boxes that follow an image when it is resized."
     y, x = new[0] / old[0], new[1] / old[1]
     return boxes * boxes.new_tensor([x, y, x, y])
 
 # %% ../nbs/09_mask_rcnn.ipynb #7fff9c04
 def scale_targets(
-    targets:list[dict[str, Tensor]], # B dicts, see `check_targets`
-    olds:list[Size], # sizes of the images
-    news:list[Size], # sizes of the resized images
-) -> list[dict[str, Tensor]]: # the same, in pixels of the resized images
+    targets: list[dict[str, Tensor]],  # B dicts, see `check_targets`
+    olds: list[Size],  # sizes of the images
+    news: list[Size],  # sizes of the resized images
+) -> list[dict[str, Tensor]]:  # the same, in pixels of the resized images
     "Targets that follow their images."
+
     def scale(target, old, new):
         resize = partial(F.interpolate, size=new, mode='nearest')
         given = target['masks'][:, None].float()  # (G, 1, H, W)
         masks = resize(given)  # (G, 1, h, w)
-        lost = given.flatten(1).any(dim=1) & ~masks.flatten(1).any(dim=1)  # (G,) so small that every sample missed it
-        if lost.any(): masks[lost] = F.adaptive_max_pool2d(given[lost], new)
+        lost = given.flatten(1).any(dim=1) & ~masks.flatten(1).any(
+            dim=1
+        )  # (G,) so small that every sample missed it
+        if lost.any():
+            masks[lost] = F.adaptive_max_pool2d(given[lost], new)
         masks = masks[:, 0].to(target['masks'].dtype)
         moved = target | dict(boxes=scale_boxes(target['boxes'], old, new), masks=masks)
-        if 'valid' in target: moved['valid'] = resize(target['valid'][None, None].float())[0, 0] > 0
+        if 'valid' in target:
+            moved['valid'] = resize(target['valid'][None, None].float())[0, 0] > 0
         return moved
+
     return [scale(*o) for o in zip(targets, olds, news, strict=True)]
 
 # %% ../nbs/09_mask_rcnn.ipynb #f3a50091
 def check_targets(
-    images:list[Tensor], # B times (3, H, W)
-    targets:list[dict[str, Tensor]], # B dicts: boxes (G, 4) xyxy pixels, labels (G,) int64 from 1, masks (G, H, W)
+    images: list[Tensor],  # B times (3, H, W)
+    targets: list[
+        dict[str, Tensor]
+    ],  # B dicts: boxes (G, 4) xyxy pixels, labels (G,) int64 from 1, masks (G, H, W)
 ) -> None:
     "ValueError where a target does not fit its image. It may have `valid` (H, W), bool: is known."
-    if len(images) != len(targets): raise ValueError(f'expected a target for each of {len(images)} images, got {len(targets)}')
+    if len(images) != len(targets):
+        raise ValueError(f'expected a target for each of {len(images)} images, got {len(targets)}')
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         G, size = len(target['boxes']), tuple(image.shape[-2:])
         shapes = dict(boxes=(G, 4), labels=(G,), masks=(G, *size))
-        if 'valid' in target: shapes['valid'] = size
+        if 'valid' in target:
+            shapes['valid'] = size
         for key, want in shapes.items():
             if tuple(target[key].shape) != want:
-                raise ValueError(f'target {i}: expected {key} of shape {want}, got {tuple(target[key].shape)}')
+                raise ValueError(
+                    f'target {i}: expected {key} of shape {want}, got {tuple(target[key].shape)}'
+                )
         boxes, labels, masks = (target[key] for key in ('boxes', 'labels', 'masks'))
-        if not boxes.is_floating_point(): raise ValueError(f'target {i}: expected boxes of a floating type, got {boxes.dtype}')
+        if not boxes.is_floating_point():
+            raise ValueError(f'target {i}: expected boxes of a floating type, got {boxes.dtype}')
         if 'valid' in target and target['valid'].dtype != torch.bool:
             raise ValueError(f'target {i}: expected a bool valid, got {target["valid"].dtype}')
-        good = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1)  # (G,); nothing is greater than NaN
-        if not good.all(): raise ValueError(f'target {i}: expected boxes with x1 < x2 and y1 < y2, got {boxes[~good][0].tolist()}')
-        if (labels < 1).any(): raise ValueError(f'target {i}: expected labels from 1, got {labels.min()}')
-        if (masks > 1).any(): raise ValueError(f'target {i}: expected masks of 0 and 1, got {masks.max()}')
+        good = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(
+            dim=1
+        )  # (G,); nothing is greater than NaN
+        if not good.all():
+            raise ValueError(
+                f'target {i}: expected boxes with x1 < x2 and y1 < y2, got {boxes[~good][0].tolist()}'
+            )
+        if (labels < 1).any():
+            raise ValueError(f'target {i}: expected labels from 1, got {labels.min()}')
+        if (masks > 1).any():
+            raise ValueError(f'target {i}: expected masks of 0 and 1, got {masks.max()}')
 
 # %% ../nbs/09_mask_rcnn.ipynb #6a6f6638
 @dataclass(frozen=True)
 class RoIConfig:
     "Numbers of both heads, by default the paper's. ValueError for an unknown mask loss or align."
-    iou:float = 0.5  # a proposal with at least this IoU is an object
-    samples:int = 512  # proposals per image in the loss
-    positives:float = 0.25  # share of objects among them, at most
-    canonical:float = 224.0  # side of a box that belongs to the third level, pixels
-    mask_canonical:float|None = None  # the same for the mask head; as the box head, if None
-    box_size:int = 7  # cells per side of the pooled box
-    box_width:int = 1024  # of the fully connected layers
-    mask_size:int = 28  # cells per side of the pooled mask; the logits have twice as many
-    mask_width:int = 256  # channels of the mask head
-    mask_layers:int = 4  # of the mask head
-    score:float = 0.5  # detections of this score or below are dropped
-    nms_iou:float = 0.5  # of two detections that overlap by more, the better stays
-    detections:int = 1  # kept per image: one model follows one object
-    beta:float = 1.0  # box loss: 1 is torchvision 0.4 and the paper, 1/9 is torchvision today
-    mask_loss:str = 'hinge'  # as in the released code, or another of `MASK_LOSSES`
-    align:str = 'fast'  # RoIAlign of both heads: 'fast', differentiable once, or 'twice'; see `ALIGN`
+
+    iou: float = 0.5  # a proposal with at least this IoU is an object
+    samples: int = 512  # proposals per image in the loss
+    positives: float = 0.25  # share of objects among them, at most
+    canonical: float = 224.0  # side of a box that belongs to the third level, pixels
+    mask_canonical: float | None = None  # the same for the mask head; as the box head, if None
+    box_size: int = 7  # cells per side of the pooled box
+    box_width: int = 1024  # of the fully connected layers
+    mask_size: int = 28  # cells per side of the pooled mask; the logits have twice as many
+    mask_width: int = 256  # channels of the mask head
+    mask_layers: int = 4  # of the mask head
+    score: float = 0.5  # detections of this score or below are dropped
+    nms_iou: float = 0.5  # of two detections that overlap by more, the better stays
+    detections: int = 1  # kept per image: one model follows one object
+    beta: float = 1.0  # box loss: 1 is torchvision 0.4 and the paper, 1/9 is torchvision today
+    mask_loss: str = 'hinge'  # as in the released code, or another of `MASK_LOSSES`
+    align: str = (
+        'fast'  # RoIAlign of both heads: 'fast', differentiable once, or 'twice'; see `ALIGN`
+    )
 
     def __post_init__(self):
         if self.mask_loss == 'lovasz':  # so it is called in files of weights of earlier versions
@@ -141,27 +177,31 @@ class RoIConfig:
 # %% ../nbs/09_mask_rcnn.ipynb #77e96e81
 @torch.no_grad()
 def choose_rois(
-    proposals:Tensor, # (P, 4) xyxy, pixels, of one image
-    target:dict[str, Tensor], # of the same image, see `check_targets`
-    config:RoIConfig,
-    generator:torch.Generator|None=None, # of the sampling
-) -> tuple[Tensor, Tensor, Tensor]: # (S, 4) boxes; (S,) int64 labels, 0 = background; (S,) int64 index of the object, 0 for background
+    proposals: Tensor,  # (P, 4) xyxy, pixels, of one image
+    target: dict[str, Tensor],  # of the same image, see `check_targets`
+    config: RoIConfig,
+    generator: torch.Generator | None = None,  # of the sampling
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # (S, 4) boxes; (S,) int64 labels, 0 = background; (S,) int64 index of the object, 0 for background
     "The boxes that the losses are computed on, true ones among them."
     true = target['boxes'].to(proposals)  # (G, 4)
     boxes = torch.cat([proposals, true])
-    found = match(box_iou(true, boxes), config.iou, config.iou, keep_best=False)  # (P + G,) index of the object, or -1
+    found = match(
+        box_iou(true, boxes), config.iou, config.iou, keep_best=False
+    )  # (P + G,) index of the object, or -1
     labels = F.pad(target['labels'], (1, 0))[found + 1]
     chosen = sample(labels, config.samples, config.positives, generator)
     return boxes[chosen], labels[chosen], found[chosen].clamp(min=0)
 
 # %% ../nbs/09_mask_rcnn.ipynb #da124532
 def roi_targets(
-    boxes:Tensor, # (S, 4) xyxy, pixels
-    labels:Tensor, # (S,) int64, 0 = background
-    owners:Tensor, # (S,) int64 index of the object
-    target:dict[str, Tensor], # of the image, see `check_targets`
-    size:int, # M: cells per side of the masks
-) -> tuple[Tensor, Tensor, Tensor]: # (S, 4) deltas; (P, M, M) masks of positives, and bool: known
+    boxes: Tensor,  # (S, 4) xyxy, pixels
+    labels: Tensor,  # (S,) int64, 0 = background
+    owners: Tensor,  # (S,) int64 index of the object
+    target: dict[str, Tensor],  # of the image, see `check_targets`
+    size: int,  # M: cells per side of the masks
+) -> tuple[Tensor, Tensor, Tensor]:  # (S, 4) deltas; (P, M, M) masks of positives, and bool: known
     "What the heads should say about the chosen boxes of one image; background needs no deltas."
     true = target['boxes'].to(boxes)[owners] if len(target['boxes']) else boxes
     deltas = encode(true, boxes, BOX_WEIGHTS)
@@ -175,33 +215,52 @@ def roi_targets(
 # %% ../nbs/09_mask_rcnn.ipynb #d18e4e17
 class RoIHeads(nn.Module):
     "From proposals to losses, or to detections with masks."
-    def __init__(self,
-        channels:int, # of the pyramid
-        classes:int=2, # background included
-        config:RoIConfig=RoIConfig(), # numbers of both heads
+
+    def __init__(
+        self,
+        channels: int,  # of the pyramid
+        classes: int = 2,  # background included
+        config: RoIConfig = RoIConfig(),  # numbers of both heads
     ):
         super().__init__()
         c = self.config = config
-        self.box_head, self.box_predictor = BoxHead(channels * c.box_size**2, c.box_width), BoxPredictor(c.box_width, classes)
-        self.mask_head, self.mask_predictor = MaskHead(channels, c.mask_width, c.mask_layers), MaskPredictor(c.mask_width, classes)
+        self.box_head, self.box_predictor = (
+            BoxHead(channels * c.box_size**2, c.box_width),
+            BoxPredictor(c.box_width, classes),
+        )
+        self.mask_head, self.mask_predictor = (
+            MaskHead(channels, c.mask_width, c.mask_layers),
+            MaskPredictor(c.mask_width, classes),
+        )
 
     def pool(self, features, boxes, image, size, canonical):
         "Features (N, C, S, S) of all boxes, S = size."
-        return pool_rois(features[:4], boxes, image, size, canonical, align=ALIGN[self.config.align])
+        return pool_rois(
+            features[:4], boxes, image, size, canonical, align=ALIGN[self.config.align]
+        )
 
     def boxes(self, features, boxes, image):
         "Logits (N, K) and deltas (N, K, 4) of all boxes."
-        return self.box_predictor(self.box_head(self.pool(features, boxes, image, self.config.box_size, self.config.canonical)))
+        return self.box_predictor(
+            self.box_head(
+                self.pool(features, boxes, image, self.config.box_size, self.config.canonical)
+            )
+        )
 
     def masks(self, features, boxes, labels, image):
         "Logits (N, M, M) inside all boxes, each for its label (N,)."
         canonical = self.config.mask_canonical or self.config.canonical
-        logits = self.mask_predictor(self.mask_head(self.pool(features, boxes, image, self.config.mask_size, canonical)))
+        logits = self.mask_predictor(
+            self.mask_head(self.pool(features, boxes, image, self.config.mask_size, canonical))
+        )
         return logits[torch.arange(len(labels)), labels]
 
     def losses(self, features, proposals, image, targets, generator=None):
         "Class, box and mask loss, three scalars."
-        chosen = [choose_rois(p, t, self.config, generator) for p, t in zip(proposals, targets, strict=True)]
+        chosen = [
+            choose_rois(p, t, self.config, generator)
+            for p, t in zip(proposals, targets, strict=True)
+        ]
         size = 2 * self.config.mask_size
         wanted = [roi_targets(*c, t, size) for c, t in zip(chosen, targets, strict=True)]
         deltas, masks, valid = (torch.cat(o) for o in zip(*wanted, strict=True))
@@ -223,28 +282,37 @@ class RoIHeads(nn.Module):
 # %% ../nbs/09_mask_rcnn.ipynb #0b17dcb3
 class MaskRCNN(nn.Module):
     "Finds objects: a box, a score and a mask each."
-    def __init__(self,
-        backbone:nn.Module, # images to P2 ... P6
-        rpn:RPN, # features to proposals
-        roi_heads:RoIHeads, # features and proposals to detections
-        config:ImageConfig=ImageConfig(), # how images are resized
+
+    def __init__(
+        self,
+        backbone: nn.Module,  # images to P2 ... P6
+        rpn: RPN,  # features to proposals
+        roi_heads: RoIHeads,  # features and proposals to detections
+        config: ImageConfig = ImageConfig(),  # how images are resized
     ):
         super().__init__()
         self.backbone, self.rpn, self.roi_heads, self.config = backbone, rpn, roi_heads, config
 
-    def forward(self,
-        images:list[Tensor], # B times (3, H, W), RGB in [0, 1], of any sizes
-        targets:list[dict[str, Tensor]]|None=None, # asks for the losses, see `check_targets`
-        given:list[Tensor]|None=None, # B times (M, 4) xyxy, pixels: boxes to look at beside the proposals
-        generator:torch.Generator|None=None, # of the sampling in the losses
-        choose:Callable[[dict[str, Tensor]], list[int]]|None=None, # the detections of an image that get a mask; all, if None
-    ) -> dict[str, Tensor]|list[dict[str, Tensor]]: # five losses; or per image boxes (D, 4), labels, scores (D,), masks (D, H, W)
+    def forward(
+        self,
+        images: list[Tensor],  # B times (3, H, W), RGB in [0, 1], of any sizes
+        targets: list[dict[str, Tensor]] | None = None,  # asks for the losses, see `check_targets`
+        given: list[Tensor]
+        | None = None,  # B times (M, 4) xyxy, pixels: boxes to look at beside the proposals
+        generator: torch.Generator | None = None,  # of the sampling in the losses
+        choose: Callable[[dict[str, Tensor]], list[int]]
+        | None = None,  # the detections of an image that get a mask; all, if None
+    ) -> (
+        dict[str, Tensor] | list[dict[str, Tensor]]
+    ):  # five losses; or per image boxes (D, 4), labels, scores (D,), masks (D, H, W)
         "The losses where there are targets, else the detections, best first."
-        if targets is not None: check_targets(images, targets)
+        if targets is not None:
+            check_targets(images, targets)
         originals = [tuple(image.shape[-2:]) for image in images]
         batch, sizes = preprocess(images, self.config)
         image = tuple(batch.shape[-2:])
-        if targets is not None: targets = scale_targets(targets, originals, sizes)
+        if targets is not None:
+            targets = scale_targets(targets, originals, sizes)
         if given is not None:
             given = [scale_boxes(*o) for o in zip(given, originals, sizes, strict=True)]
         features = self.backbone(batch)
@@ -269,31 +337,40 @@ class MaskRCNN(nn.Module):
 @dataclass(frozen=True)
 class ModelConfig:
     "Everything that decides which model is built; the defaults are the paper's."
-    body:str = 'resnet50'  # or 'lite0'
-    norm:str = 'group'  # 'group' (the paper) or 'frozen' (torchvision, for parity); of resnet50 alone
-    norm_eps:float = 1e-5  # of frozen BatchNorm: torchvision's 1e-5, but 0 with its COCO_V1 weights
-    channels:int = 256  # of every level of the pyramid
-    classes:int = 2  # background included
-    image:ImageConfig = ImageConfig()
-    rpn:RPNConfig = RPNConfig()
-    roi:RoIConfig = RoIConfig()
+
+    body: str = 'resnet50'  # or 'lite0'
+    norm: str = (
+        'group'  # 'group' (the paper) or 'frozen' (torchvision, for parity); of resnet50 alone
+    )
+    norm_eps: float = (
+        1e-5  # of frozen BatchNorm: torchvision's 1e-5, but 0 with its COCO_V1 weights
+    )
+    channels: int = 256  # of every level of the pyramid
+    classes: int = 2  # background included
+    image: ImageConfig = ImageConfig()
+    rpn: RPNConfig = RPNConfig()
+    roi: RoIConfig = RoIConfig()
+
 
 PAPER = ModelConfig()
 
 # %% ../nbs/09_mask_rcnn.ipynb #738aad2f
 def assemble(
-    body:nn.Module, # images to features at strides 4, 8, 16 and 32, with a tuple `channels`
-    config:ModelConfig=PAPER, # all numbers but the body's
-) -> MaskRCNN: # with random weights
+    body: nn.Module,  # images to features at strides 4, 8, 16 and 32, with a tuple `channels`
+    config: ModelConfig = PAPER,  # all numbers but the body's
+) -> MaskRCNN:  # with random weights
     "A Mask R-CNN on any body."
     backbone, rpn = Backbone(body, config.channels), RPN(config.channels, config.rpn)
-    return MaskRCNN(backbone, rpn, RoIHeads(config.channels, config.classes, config.roi), config.image)
+    return MaskRCNN(
+        backbone, rpn, RoIHeads(config.channels, config.classes, config.roi), config.image
+    )
 
 # %% ../nbs/09_mask_rcnn.ipynb #605441ac
 def resnet_body(
-    config:ModelConfig=PAPER, # its `norm` and `norm_eps`
-) -> ResNet50: # with random weights
+    config: ModelConfig = PAPER,  # its `norm` and `norm_eps`
+) -> ResNet50:  # with random weights
     "The ResNet-50 of a configuration. ValueError for an unknown norm."
     norms = dict(group=group_norm, frozen=partial(FrozenBatchNorm2d, eps=config.norm_eps))
-    if config.norm not in norms: raise ValueError(f'norm: expected one of {sorted(norms)}, got {config.norm!r}')
+    if config.norm not in norms:
+        raise ValueError(f'norm: expected one of {sorted(norms)}, got {config.norm!r}')
     return ResNet50(norms[config.norm])

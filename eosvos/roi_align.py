@@ -17,13 +17,14 @@ from .boxes import box_area
 
 # %% ../nbs/05_roi_align.ipynb #d18edfad
 def bilinear(
-    features:Tensor, # (C, H, W)
-    y:Tensor, # scalar, features
-    x:Tensor, # scalar, features
-) -> Tensor: # (C,)
+    features: Tensor,  # (C, H, W)
+    y: Tensor,  # scalar, features
+    x: Tensor,  # scalar, features
+) -> Tensor:  # (C,)
     "The map between its features; 0 more than one feature outside."
     C, H, W = features.shape
-    if not (-1 <= y <= H and -1 <= x <= W): return features.new_zeros(C)
+    if not (-1 <= y <= H and -1 <= x <= W):
+        return features.new_zeros(C)
     y, x = y.clamp(0, H - 1), x.clamp(0, W - 1)
     top, left = int(y), int(x)
     bottom, right = min(top + 1, H - 1), min(left + 1, W - 1)
@@ -33,17 +34,19 @@ def bilinear(
 
 # %% ../nbs/05_roi_align.ipynb #7b3a4aef
 def roi_align_naive(
-    features:Tensor, # (B, C, H, W)
-    rois:Tensor, # (N, 5): index of the image, then xyxy, pixels of the image
-    size:int, # S: cells per side of the result
-    scale:float, # features per pixel, 1 / stride
-    samples:int, # sample points per side of a cell; 0: as many as the cell covers features
-) -> Tensor: # (N, C, S, S)
+    features: Tensor,  # (B, C, H, W)
+    rois: Tensor,  # (N, 5): index of the image, then xyxy, pixels of the image
+    size: int,  # S: cells per side of the result
+    scale: float,  # features per pixel, 1 / stride
+    samples: int,  # sample points per side of a cell; 0: as many as the cell covers features
+) -> Tensor:  # (N, C, S, S)
     "RoIAlign by four loops (Mask R-CNN, section 3): to be read, and to test the others."
     result = features.new_zeros(len(rois), features.shape[1], size, size)
     for n, (index, *box) in enumerate(rois):
         x1, y1, x2, y2 = (scale * edge for edge in box)
-        height, width = (length.clamp(min=1) / size for length in (y2 - y1, x2 - x1))  # of a cell, features
+        height, width = (
+            length.clamp(min=1) / size for length in (y2 - y1, x2 - x1)
+        )  # of a cell, features
         rows, columns = samples or ceil(height), samples or ceil(width)
         for i in range(size):
             for j in range(size):
@@ -54,7 +57,9 @@ def roi_align_naive(
     return result
 
 # %% ../nbs/05_roi_align.ipynb #6c265341
-def _axis(start, stop, size, samples, length): # (N,) edges in features -> (N, P, 2) indices and weights; P = size * points per cell
+def _axis(
+    start, stop, size, samples, length
+):  # (N,) edges in features -> (N, P, 2) indices and weights; P = size * points per cell
     "For each sample point along one axis, the two features it reads and what they count."
     cell = ((stop - start).clamp(min=1) / size)[:, None, None]  # (N, 1, 1)
     count = torch.full_like(cell, samples) if samples else cell.detach().ceil()
@@ -70,34 +75,39 @@ def _axis(start, stop, size, samples, length): # (N,) edges in features -> (N, P
 
 # %% ../nbs/05_roi_align.ipynb #0bdcdb8d
 def roi_align(
-    features:Tensor, # (B, C, H, W)
-    rois:Tensor, # (N, 5): index of the image, then xyxy, pixels of the image
-    size:int, # S: cells per side of the result
-    scale:float, # features per pixel, 1 / stride
-    samples:int, # sample points per side of a cell; 0: as many as the cell covers features
-) -> Tensor: # (N, C, S, S)
+    features: Tensor,  # (B, C, H, W)
+    rois: Tensor,  # (N, 5): index of the image, then xyxy, pixels of the image
+    size: int,  # S: cells per side of the result
+    scale: float,  # features per pixel, 1 / stride
+    samples: int,  # sample points per side of a cell; 0: as many as the cell covers features
+) -> Tensor:  # (N, C, S, S)
     "RoIAlign in plain PyTorch: differentiable as often as one likes, for the features and for the boxes."
     C, H, W = features.shape[1:]
-    if len(rois) == 0: return features.new_zeros(0, C, size, size)
+    if len(rois) == 0:
+        return features.new_zeros(0, C, size, size)
     image, (x1, y1, x2, y2) = rois[:, 0].long(), (scale * rois[:, 1:]).unbind(1)
     y, y_weight = _axis(y1, y2, size, samples, H)  # (N, P, 2)
     x, x_weight = _axis(x1, x2, size, samples, W)  # (N, Q, 2)
     result = 0
     for a in range(2):  # upper and lower neighbour
         for b in range(2):  # left and right
-            corner = features[image[:, None, None], :, y[:, :, None, a], x[:, None, :, b]]  # (N, P, Q, C)
+            corner = features[
+                image[:, None, None], :, y[:, :, None, a], x[:, None, :, b]
+            ]  # (N, P, Q, C)
             weight = y_weight[:, :, None, a] * x_weight[:, None, :, b]  # (N, P, Q)
-            result = result + (corner * weight[..., None]).unflatten(2, (size, -1)).unflatten(1, (size, -1)).sum((2, 4))
+            result = result + (corner * weight[..., None]).unflatten(2, (size, -1)).unflatten(
+                1, (size, -1)
+            ).sum((2, 4))
     return result.permute(0, 3, 1, 2)  # (N, S, S, C) -> (N, C, S, S)
 
 # %% ../nbs/05_roi_align.ipynb #01bd32c3
 def roi_align_fast(
-    features:Tensor, # (B, C, H, W)
-    rois:Tensor, # (N, 5): index of the image, then xyxy, pixels of the image
-    size:int, # S: cells per side of the result
-    scale:float, # features per pixel, 1 / stride
-    samples:int, # sample points per side of a cell; 0: as many as the cell covers features
-) -> Tensor: # (N, C, S, S)
+    features: Tensor,  # (B, C, H, W)
+    rois: Tensor,  # (N, 5): index of the image, then xyxy, pixels of the image
+    size: int,  # S: cells per side of the result
+    scale: float,  # features per pixel, 1 / stride
+    samples: int,  # sample points per side of a cell; 0: as many as the cell covers features
+) -> Tensor:  # (N, C, S, S)
     "RoIAlign by torchvision's compiled kernel: fast, differentiable once, and only for the features."
     return torch.ops.torchvision.roi_align(features, rois, scale, size, size, samples or -1, False)
 
@@ -106,26 +116,30 @@ ALIGN = dict(fast=roi_align_fast, twice=roi_align)  # `twice` has second derivat
 
 # %% ../nbs/05_roi_align.ipynb #c159bcf4
 def assign_levels(
-    boxes:Tensor, # (N, 4) xyxy, pixels
-    levels:int, # how many feature maps there are
-    canonical:float=224.0, # a box of this side, pixels, goes to the third of them
-) -> Tensor: # (N,) int64 in 0 ... levels - 1
+    boxes: Tensor,  # (N, 4) xyxy, pixels
+    levels: int,  # how many feature maps there are
+    canonical: float = 224.0,  # a box of this side, pixels, goes to the third of them
+) -> Tensor:  # (N,) int64 in 0 ... levels - 1
     "Which level of the pyramid a box is cut from: twice the side, one level up (FPN, equation 1)."
     side = torch.sqrt(box_area(boxes))
-    return torch.floor(2 + torch.log2(side / canonical) + 1e-6).clamp(0, levels - 1).to(torch.int64)  # 1e-6: 224 is not 223.99999
+    return (
+        torch.floor(2 + torch.log2(side / canonical) + 1e-6).clamp(0, levels - 1).to(torch.int64)
+    )  # 1e-6: 224 is not 223.99999
 
 # %% ../nbs/05_roi_align.ipynb #06fd21f5
 def pool_rois(
-    features:list[Tensor], # P2 ... P5, each (B, C, h, w)
-    boxes:list[Tensor], # B times (N, 4) xyxy, pixels of the image
-    image:tuple[int, int], # H, W of the padded batch, pixels
-    size:int, # S: cells per side of the result
-    canonical:float=224.0, # as in `assign_levels`
-    samples:int=2, # sample points per side of a cell
-    align:Callable[..., Tensor]=roi_align_fast, # which RoIAlign
-) -> Tensor: # (sum of N, C, S, S), image after image
+    features: list[Tensor],  # P2 ... P5, each (B, C, h, w)
+    boxes: list[Tensor],  # B times (N, 4) xyxy, pixels of the image
+    image: tuple[int, int],  # H, W of the padded batch, pixels
+    size: int,  # S: cells per side of the result
+    canonical: float = 224.0,  # as in `assign_levels`
+    samples: int = 2,  # sample points per side of a cell
+    align: Callable[..., Tensor] = roi_align_fast,  # which RoIAlign
+) -> Tensor:  # (sum of N, C, S, S), image after image
     "The features of each box, cut from the level that fits its size."
-    index = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes])).to(boxes[0])
+    index = torch.repeat_interleave(
+        torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes])
+    ).to(boxes[0])
     rois = torch.cat([index[:, None], torch.cat(boxes)], dim=1)  # (N, 5)
     level = assign_levels(rois[:, 1:], len(features), canonical)
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)

@@ -30,24 +30,33 @@ e-osvos-50       yes  85.5  5.0 85.8 1.64   70.7 18.6 75.9 73.3   -    -    -   
 e-osvos-50-ona   yes  85.9  5.2 85.9 0.35   73.0 13.6 78.3 75.6   60.9 22.1 68.6 64.8
 e-osvos-100-ona  yes  86.6  4.5 87.0 0.29   74.4 13.0 80.0 77.2   -    -    -    -"""
 
+
 def paper_scores(
-    dataset:str, # 'davis-2016', 'davis-2017' (val) or 'test-dev'
-) -> dict[str, tuple[bool, dict[str, float]]]: # method -> is it fine-tuned?; J, J-Decay, F, J&F in percent, FPS; NaN where the paper has none
+    dataset: str,  # 'davis-2016', 'davis-2017' (val) or 'test-dev'
+) -> dict[
+    str, tuple[bool, dict[str, float]]
+]:  # method -> is it fine-tuned?; J, J-Decay, F, J&F in percent, FPS; NaN where the paper has none
     "Table 2 of the paper. ValueError for another data set."
     places = {'davis-2016': 2, 'davis-2017': 6, 'test-dev': 10}
-    if dataset not in places: raise ValueError(f'dataset: expected one of {list(places)}, got {dataset!r}')
+    if dataset not in places:
+        raise ValueError(f'dataset: expected one of {list(places)}, got {dataset!r}')
     table, at = {}, places[dataset]
     for name, tuned, *cells in map(str.split, TABLE_2.splitlines()):
         numbers = [float('nan') if cell == '-' else float(cell) for cell in cells]
-        j, decay, f, last = numbers[at - 2:at + 2]
-        mean = (j + f) / 2 if dataset == 'davis-2016' else last  # the paper prints J&F for 2017 alone
-        table[name] = tuned == 'yes', {'J': j, 'J-Decay': decay, 'F': f, 'J&F': mean, 'FPS': numbers[3]}
+        j, decay, f, last = numbers[at - 2 : at + 2]
+        mean = (
+            (j + f) / 2 if dataset == 'davis-2016' else last
+        )  # the paper prints J&F for 2017 alone
+        table[name] = (
+            tuned == 'yes',
+            {'J': j, 'J-Decay': decay, 'F': f, 'J&F': mean, 'FPS': numbers[3]},
+        )
     return table
 
 # %% ../nbs/24_tables.ipynb #4d173b46
 def as_markdown(
-    header:Iterable[str],
-    rows:Iterable[Iterable[str]],
+    header: Iterable[str],
+    rows: Iterable[Iterable[str]],
 ) -> str:
     "A table in Markdown: text to the left, numbers to the right."
     header = list(header)
@@ -56,26 +65,39 @@ def as_markdown(
 
 
 def percent(
-    result:dict, # of a benchmark with scores
-) -> dict[str, float]: # J, J-Decay, F, J&F in percent, FPS
+    result: dict,  # of a benchmark with scores
+) -> dict[str, float]:  # J, J-Decay, F, J&F in percent, FPS
     "The numbers of a result under the names of `paper_scores`. FPS count a frame once for each object, as the paper's do."
     names = {'J': 'J-Mean', 'J-Decay': 'J-Decay', 'F': 'F-Mean', 'J&F': 'J&F-Mean'}
-    return {key: 100 * result['scores'][name] for key, name in names.items()} | {'FPS': result['fps_objects']}
+    return {key: 100 * result['scores'][name] for key, name in names.items()} | {
+        'FPS': result['fps_objects']
+    }
 
 # %% ../nbs/24_tables.ipynb #2c8c96d5
 TABLE_1 = {  # row -> J&F on DAVIS 2017 val
-    'parent training, single rate, T = 10': 33.6, 'parent training, single rate, T = 50': 39.7,
-    'parent training, single rate, T = 100': 41.6, 'parent training, single rate, T = 1000': 42.7,
-    'learned initialisation and single rate': 64.4, '+ learned rates of neurons': 67.2, '+ GroupNorm and Lovász': 69.4,
-    '+ box propagation (e-osvos-10)': 69.9, '+ online adaptation (e-osvos-10-ona)': 71.2,
-    'e-osvos-50': 71.3, 'e-osvos-100': 71.2, 'e-osvos-50-ona': 73.7, 'e-osvos-100-ona': 74.8,
+    'parent training, single rate, T = 10': 33.6,
+    'parent training, single rate, T = 50': 39.7,
+    'parent training, single rate, T = 100': 41.6,
+    'parent training, single rate, T = 1000': 42.7,
+    'learned initialisation and single rate': 64.4,
+    '+ learned rates of neurons': 67.2,
+    '+ GroupNorm and Lovász': 69.4,
+    '+ box propagation (e-osvos-10)': 69.9,
+    '+ online adaptation (e-osvos-10-ona)': 71.2,
+    'e-osvos-50': 71.3,
+    'e-osvos-100': 71.2,
+    'e-osvos-50-ona': 73.7,
+    'e-osvos-100-ona': 74.8,
 }
 
 # %% ../nbs/24_tables.ipynb #69efa359
 def sequence_scores(
-    result:dict, # of a benchmark with scores
-) -> dict[str, tuple[float, int]]: # sequence -> J in percent, averaged over its objects; their number
+    result: dict,  # of a benchmark with scores
+) -> dict[
+    str, tuple[float, int]
+]:  # sequence -> J in percent, averaged over its objects; their number
     "J of each sequence."
     groups = {}
-    for name, o in result['objects'].items(): groups.setdefault(name.rpartition('_')[0], []).append(100 * o['J'])
+    for name, o in result['objects'].items():
+        groups.setdefault(name.rpartition('_')[0], []).append(100 * o['J'])
     return {name: (sum(values) / len(values), len(values)) for name, values in groups.items()}

@@ -32,34 +32,44 @@ from .core import PALETTE, write_then_rename
 # %% ../nbs/12_video.ipynb #9a50e049
 _MOST = 2**26  # pixels of a picture: 8192 x 8192, which are 800 MB as float32
 
-def _pages(picture): # how many; what follows the first one in a phone's MPO has other uses
+
+def _pages(picture):  # how many; what follows the first one in a phone's MPO has other uses
     return 1 if picture.format == 'MPO' else getattr(picture, 'n_frames', 1)
 
+
 @contextmanager
-def _opened(path, stack=None, page=0): # -> a picture that is not decoded; a page of an open stack
+def _opened(path, stack=None, page=0):  # -> a picture that is not decoded; a page of an open stack
     "ValueError with the file's name where it is missing, broken, huge, several, or no picture."
     try:
         with nullcontext(stack) if stack else Image.open(path) as picture:
-            if stack: picture.seek(page)
-            elif _pages(picture) > 1: raise ValueError(f'expected one, it holds {_pages(picture)}')
+            if stack:
+                picture.seek(page)
+            elif _pages(picture) > 1:
+                raise ValueError(f'expected one, it holds {_pages(picture)}')
             if picture.width * picture.height > _MOST:
                 raise ValueError(f'{picture.width}x{picture.height} pixels are more than {_MOST}')
             yield picture
-    except FileNotFoundError as error: raise ValueError(f'{path}: no such file') from error
-    except MemoryError: raise
+    except FileNotFoundError as error:
+        raise ValueError(f'{path}: no such file') from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise many kinds
         raise ValueError(f'{path}: cannot be read as a picture: {error}') from error
 
 # %% ../nbs/12_video.ipynb #dcb15a81
-def _turn(picture): # -> its EXIF orientation, from 2 to 8; 0 where it is shown as it is stored
-    try: turn = int(Image.Image.getexif(picture).get(0x0112, 0))  # PNG's own decodes the picture
-    except Exception: return 0  # damaged notes, which raise many kinds, ask for nothing
+def _turn(picture):  # -> its EXIF orientation, from 2 to 8; 0 where it is shown as it is stored
+    try:
+        turn = int(Image.Image.getexif(picture).get(0x0112, 0))  # PNG's own decodes the picture
+    except Exception:
+        return 0  # damaged notes, which raise many kinds, ask for nothing
     return turn if 2 <= turn <= 8 else 0
 
-def _size(picture): # -> (H, W) as it is shown; Pillow turns the sides of a TIFF when it opens it
-    return picture.size[::1 if _turn(picture) > 4 and picture.format != 'TIFF' else -1]
 
-def _load(path, stack=None, page=0): # -> the picture as viewers show it, in the mode of the file
+def _size(picture):  # -> (H, W) as it is shown; Pillow turns the sides of a TIFF when it opens it
+    return picture.size[:: 1 if _turn(picture) > 4 and picture.format != 'TIFF' else -1]
+
+
+def _load(path, stack=None, page=0):  # -> the picture as viewers show it, in the mode of the file
     with _opened(path, stack, page) as picture:
         turn, form = _turn(picture), picture.format
         picture.filename = ''  # else Pillow maps the stored pixels of a TIFF as if they were turned
@@ -69,52 +79,71 @@ def _load(path, stack=None, page=0): # -> the picture as viewers show it, in the
             picture.format = form
         return picture
 
+
 def picture_size(
-    path:Path|str, # a picture file
-) -> tuple[int, int]: # (H, W) of what `read_image` gives
+    path: Path | str,  # a picture file
+) -> tuple[int, int]:  # (H, W) of what `read_image` gives
     "The size of a picture, without decoding it. ValueError with its name where it cannot be read."
-    with _opened(path) as picture: return _size(picture)
+    with _opened(path) as picture:
+        return _size(picture)
 
 # %% ../nbs/12_video.ipynb #880f19de
 def read_image(
-    path:Path|str, # JPEG, PNG, or what else Pillow opens
-    stack:Image.Image|None=None, # a file of several pictures, open; `path` only names the one
-    page:int=0, # its number in the stack
-) -> Tensor: # (3, H, W) float32 RGB in [0, 1]
+    path: Path | str,  # JPEG, PNG, or what else Pillow opens
+    stack: Image.Image | None = None,  # a file of several pictures, open; `path` only names the one
+    page: int = 0,  # its number in the stack
+) -> Tensor:  # (3, H, W) float32 RGB in [0, 1]
     "A picture of any mode, as viewers show it. ValueError with its name where it cannot be read."
     picture = _load(path, stack, page)
-    if picture.mode in ('I', 'F', 'LAB'): raise ValueError(f'{path}: expected grey or colour of 8 or 16 bits, got mode {picture.mode}')
+    if picture.mode in ('I', 'F', 'LAB'):
+        raise ValueError(
+            f'{path}: expected grey or colour of 8 or 16 bits, got mode {picture.mode}'
+        )
     if picture.mode.startswith('I;16'):  # Pillow would clip these at 255 instead of scaling them
-        return torch.from_numpy(np.asarray(picture).astype(np.float32) / 65535).expand(3, -1, -1).contiguous()
-    if 'transparency' in picture.info: picture = picture.convert('RGBA')
+        return (
+            torch.from_numpy(np.asarray(picture).astype(np.float32) / 65535)
+            .expand(3, -1, -1)
+            .contiguous()
+        )
+    if 'transparency' in picture.info:
+        picture = picture.convert('RGBA')
     return _image(np.array(picture.convert('RGB')))
 
-def _image(pixels): # (H, W, 3) uint8 RGB -> (3, H, W) float32 RGB in [0, 1]
+
+def _image(pixels):  # (H, W, 3) uint8 RGB -> (3, H, W) float32 RGB in [0, 1]
     return torch.from_numpy(pixels).permute(2, 0, 1).float().contiguous() / 255
 
 # %% ../nbs/12_video.ipynb #8e016a86
 VOID = 255  # the id of pixels that belong to nobody and are not scored
 
+
 def _stored(
-    path:Path|str, # a mask file
-) -> np.ndarray: # (H, W), in the small type of the file: far faster to look through than int64
+    path: Path | str,  # a mask file
+) -> np.ndarray:  # (H, W), in the small type of the file: far faster to look through than int64
     "The numbers of a mask file, in 8 bits where stretched to 16. ValueError with its name."
     picture = _load(path)
     if picture.mode not in ('P', 'L', '1', 'I;16', 'I;16B'):
-        raise ValueError(f'{path}: expected a mask with one channel of object ids (mode P, L, 1 or I;16), got mode {picture.mode}')
-    if picture.format == 'JPEG': raise ValueError(f'{path}: expected a mask stored without loss, as PNG is; a JPEG changes the ids')
+        raise ValueError(
+            f'{path}: expected a mask with one channel of object ids (mode P, L, 1 or I;16), got mode {picture.mode}'
+        )
+    if picture.format == 'JPEG':
+        raise ValueError(
+            f'{path}: expected a mask stored without loss, as PNG is; a JPEG changes the ids'
+        )
     ids = np.asarray(picture)
     white = ids.itemsize == 2 and ids.max() == 65535  # without it, multiples of 257 may be ids
     return ids // 257 if white and not (ids % 257).any() else ids
 
+
 def _only_white(
-    ids:np.ndarray, # (H, W)
+    ids: np.ndarray,  # (H, W)
 ) -> bool:
     "Whether there is nothing but 0 and 255."
     return not ((ids != 0) & (ids != VOID)).any()
 
+
 def is_binary(
-    files:Iterable[Path|str], # the masks of one sequence
+    files: Iterable[Path | str],  # the masks of one sequence
 ) -> bool:
     "Whether 255 is their object: none holds another id. A file that cannot be read says nothing."
     for file in files:
@@ -123,10 +152,12 @@ def is_binary(
                 return False
     return True
 
+
 def read_mask(
-    path:Path|str, # single-channel picture: mode P, L, 1 or I;16
-    binary:bool|None=None, # is 255 object 1, or void? See `is_binary`; None: as this file says
-) -> Tensor: # (H, W) int64: 0 background, k = object k, 255 void
+    path: Path | str,  # single-channel picture: mode P, L, 1 or I;16
+    binary: bool
+    | None = None,  # is 255 object 1, or void? See `is_binary`; None: as this file says
+) -> Tensor:  # (H, W) int64: 0 background, k = object k, 255 void
     "The ids of a mask file. ValueError with the file's name where it is no such picture."
     ids = _stored(path)
     if _only_white(ids) if binary is None else binary:
@@ -135,72 +166,101 @@ def read_mask(
 
 # %% ../nbs/12_video.ipynb #1aee7a64
 def write_mask(
-    path:Path|str, # a .png file; its folder must exist
-    ids:Tensor, # (H, W) whole numbers from 0 to 255
+    path: Path | str,  # a .png file; its folder must exist
+    ids: Tensor,  # (H, W) whole numbers from 0 to 255
 ) -> None:
     "Write ids as a PNG of mode P in the colours of DAVIS. ValueError where an id does not fit or the file cannot be written."
     if ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
-        raise ValueError(f'{path}: expected whole numbers (H, W), got {ids.dtype} {tuple(ids.shape)}')
-    if ids.min() < 0 or ids.max() > 255: raise ValueError(f'{path}: expected ids from 0 to 255, got {ids.min()} to {ids.max()}')
+        raise ValueError(
+            f'{path}: expected whole numbers (H, W), got {ids.dtype} {tuple(ids.shape)}'
+        )
+    if ids.min() < 0 or ids.max() > 255:
+        raise ValueError(f'{path}: expected ids from 0 to 255, got {ids.min()} to {ids.max()}')
     picture = Image.fromarray(ids.cpu().numpy().astype(np.uint8))
     picture.putpalette(PALETTE.flatten().tolist())  # makes it mode P
-    with write_then_rename(path) as temporary: picture.save(temporary)
+    with write_then_rename(path) as temporary:
+        picture.save(temporary)
 
 # %% ../nbs/12_video.ipynb #e420ddf5
 def object_ids(
-    ids:Tensor, # (H, W) id map
-) -> list[int]: # ascending, without background and void
+    ids: Tensor,  # (H, W) id map
+) -> list[int]:  # ascending, without background and void
     "The ids of the objects in an id map."
     return [k for k in ids.unique().tolist() if k not in (0, VOID)]
 
 # %% ../nbs/12_video.ipynb #8b6e9278
 def check_name(
-    name:str, # of a frame or a sequence
-    where:Path|str, # the file or folder that it comes from
+    name: str,  # of a frame or a sequence
+    where: Path | str,  # the file or folder that it comes from
 ) -> None:
     "Raise ValueError unless a file of this name can be written into a folder, and the name into a text."
-    if name in ('', '.', '..') or os.path.basename(name) != name or re.search(r'[\x00-\x1f\ud800-\udfff]', name):  # the last: no UTF-8
-        raise ValueError(f'{where}: expected a name that is one part of a path, in UTF-8, got {name!r}')
+    if (
+        name in ('', '.', '..')
+        or os.path.basename(name) != name
+        or re.search(r'[\x00-\x1f\ud800-\udfff]', name)
+    ):  # the last: no UTF-8
+        raise ValueError(
+            f'{where}: expected a name that is one part of a path, in UTF-8, got {name!r}'
+        )
 
 # %% ../nbs/12_video.ipynb #c05fc8a0
 _NUMBER = r'^[+-]?\d*\.?\d+(?=\.[a-z]+$|$)|\d+'  # all of a name but its suffix, or digits
 
+
 def natural_key(
-    name:str, # of a frame
-    number:str=_NUMBER, # what compares by value
-) -> tuple: # a key for `sorted`
+    name: str,  # of a frame
+    number: str = _NUMBER,  # what compares by value
+) -> tuple:  # a key for `sorted`
     "Compare numbers by value: frame2 before frame10, -5 before -1, 0.04 before 0.2."
     parts = re.split(f'({number})', name)
     return [Decimal(part) if k % 2 else part for k, part in enumerate(parts)], name
 
+
 def pictures(
-    folder:Path|str, # read without its subfolders; hidden files are skipped
-    without:Path|str|None=None, # a file to leave out: a mask may lie beside its frames
-) -> dict[str, Path]: # stem -> file, in natural order
+    folder: Path | str,  # read without its subfolders; hidden files are skipped
+    without: Path | str | None = None,  # a file to leave out: a mask may lie beside its frames
+) -> dict[str, Path]:  # stem -> file, in natural order
     "The picture files of a folder by name. ValueError where there is none, two of one name, or a name that is no text."
     folder, found, strange = Path(folder), {}, []
     known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     other = {'.bufr', '.eps', '.grib', '.h5', '.hdf', '.mpeg', '.mpg', '.ps'}  # no frames
     mask = os.stat(without) if without and os.path.isfile(without) else None
-    try: entries = sorted(os.scandir(folder), key=lambda entry: entry.name)  # says what is a file without asking the disk for each
-    except (FileNotFoundError, NotADirectoryError) as error: raise ValueError(f'{folder}: no such folder') from error
-    except OSError as error: raise ValueError(f'{folder}: cannot be listed: {error.strerror}') from error
+    try:
+        entries = sorted(
+            os.scandir(folder), key=lambda entry: entry.name
+        )  # says what is a file without asking the disk for each
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f'{folder}: no such folder') from error
+    except OSError as error:
+        raise ValueError(f'{folder}: cannot be listed: {error.strerror}') from error
     for entry in entries:
         stem, suffix = os.path.splitext(entry.name)
-        if suffix.lower() in other or stem.startswith('.'): continue
+        if suffix.lower() in other or stem.startswith('.'):
+            continue
         if suffix.lower() not in known:
             with suppress(Exception), Image.open(entry.path if entry.is_file() else ''):
                 strange.append(entry.name)
             continue
         check_name(stem, folder)
-        if not entry.is_file(): raise ValueError(f'{folder / entry.name}: expected a picture file, got a folder, a device or a link to nothing')
-        if mask and os.path.samestat(entry.stat(), mask): continue
-        if stem in found: raise ValueError(f'{folder}: expected one picture a name, got {found[stem].name} and {entry.name}')
+        if not entry.is_file():
+            raise ValueError(
+                f'{folder / entry.name}: expected a picture file, got a folder, a device or a link to nothing'
+            )
+        if mask and os.path.samestat(entry.stat(), mask):
+            continue
+        if stem in found:
+            raise ValueError(
+                f'{folder}: expected one picture a name, got {found[stem].name} and {entry.name}'
+            )
         found[stem] = folder / entry.name
     if strange:
-        warnings.warn(f'{folder}: {len(strange)} pictures without a usual suffix are left out, '
-                      f'such as {strange[0]}', stacklevel=2)
-    if not found: raise ValueError(f'{folder}: no pictures in this folder')
+        warnings.warn(
+            f'{folder}: {len(strange)} pictures without a usual suffix are left out, '
+            f'such as {strange[0]}',
+            stacklevel=2,
+        )
+    if not found:
+        raise ValueError(f'{folder}: no pictures in this folder')
     names = sorted(found, key=natural_key)
     for number in (_NUMBER, r'\d+', r'\d+\.\d+|\d+'):  # equal numbers, and other ways to read them
         other = sorted(names[::-1], key=lambda name: natural_key(name, number)[0])
@@ -213,12 +273,16 @@ def pictures(
 # %% ../nbs/12_video.ipynb #59ebea8d
 class Clip:
     "The frames of a folder, or a list of picture files, each read when it is asked for."
+
     fps = Fraction(24)  # frames per second; a folder does not say
 
-    def __init__(self,
-        path:Path|str, # a folder of pictures, or a file that holds several
-        files:Iterable[Path]|None=None, # the frames in order; all pictures of the folder if None
-        stack:Image.Image|None=None, # the file of several, open; `files` only name the pictures
+    def __init__(
+        self,
+        path: Path | str,  # a folder of pictures, or a file that holds several
+        files: Iterable[Path]
+        | None = None,  # the frames in order; all pictures of the folder if None
+        stack: Image.Image
+        | None = None,  # the file of several, open; `files` only name the pictures
     ):
         self.path, self._stack, heads = Path(path), stack, []
         self.files = list(pictures(path).values() if files is None else files)
@@ -228,36 +292,45 @@ class Clip:
         self._describe([file.stem for file in self.files], heads)
         self._read(0)  # a mode that is no colour shows only when a frame is decoded
 
-    def _describe(self, names, heads, times=None): # heads: what names a frame, its size, its turn
+    def _describe(self, names, heads, times=None):  # heads: what names a frame, its size, its turn
         self.names, self.size = names, heads[0][1]  # results have these names; (H, W)
         for where, size, _ in heads:
             if size != self.size:
-                raise ValueError(f'{where}: expected {_text(self.size)} as in the first frame, '
-                                 f'got {_text(size)}')
+                raise ValueError(
+                    f'{where}: expected {_text(self.size)} as in the first frame, got {_text(size)}'
+                )
         self.times = times or [index / self.fps for index in range(len(names) + 1)]  # seconds
         self.turned = any(turn for *_, turn in heads)
         if self.turned:
-            warnings.warn(f'{self.path}: turned as viewers show it, to {_text(self.size)}; '
-                          'masks are those of turned frames', stacklevel=3)
+            warnings.warn(
+                f'{self.path}: turned as viewers show it, to {_text(self.size)}; '
+                'masks are those of turned frames',
+                stacklevel=3,
+            )
 
-    def __len__(self): return len(self.names)
+    def __len__(self):
+        return len(self.names)
 
-    def __getitem__(self,
-        index:int, # from 0; negative ones count from the end
-    ) -> Tensor: # (3, H, W) float32 RGB in [0, 1]
+    def __getitem__(
+        self,
+        index: int,  # from 0; negative ones count from the end
+    ) -> Tensor:  # (3, H, W) float32 RGB in [0, 1]
         "One frame. ValueError with the file's name where it cannot be read."
         return self._read(range(len(self))[index])
 
-    def _read(self, index): return read_image(self.files[index], self._stack, index)
+    def _read(self, index):
+        return read_image(self.files[index], self._stack, index)
 
-def _text(size): return f'{size[1]}x{size[0]} pixels (width x height)'
+
+def _text(size):
+    return f'{size[1]}x{size[0]} pixels (width x height)'
 
 # %% ../nbs/12_video.ipynb #4c81ec7b
 def write_video(
-    path:Path|str, # its suffix names the container: .mp4
-    images:Iterable[Tensor], # (3, H, W) RGB in [0, 1] each, all of one size
-    fps:float|Fraction=24, # frames per second
-    times:list[Fraction]|None=None, # seconds, instead of `fps`: each start, and the last end
+    path: Path | str,  # its suffix names the container: .mp4
+    images: Iterable[Tensor],  # (3, H, W) RGB in [0, 1] each, all of one size
+    fps: float | Fraction = 24,  # frames per second
+    times: list[Fraction] | None = None,  # seconds, instead of `fps`: each start, and the last end
 ) -> None:
     "Write images as an H.264 video that stands at `path` only when it is complete."
     size, rate, ticks = None, Fraction(fps).limit_denominator(1001), range(2**62)
@@ -276,14 +349,16 @@ def write_video(
                     stream.width, stream.height, stream.pix_fmt = W + W % 2, H + H % 2, 'yuv420p'
                     stream.codec_context.time_base = tick
                 if size != (H, W):
-                    raise ValueError(f'{path}: expected {_text(size)}, got {_text((H, W))} '
-                                     f'in frame {index}')
+                    raise ValueError(
+                        f'{path}: expected {_text(size)}, got {_text((H, W))} in frame {index}'
+                    )
                 image = pad(image.detach().cpu(), (0, W % 2, 0, H % 2), mode='replicate')
                 pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
                 frame = av.VideoFrame.from_ndarray(pixels.numpy(), format='rgb24')
                 frame.pts, frame.time_base = ticks[index], tick
                 container.mux(stream.encode(frame))
-            if size is None: raise ValueError(f'{path}: expected at least one image, got none')
+            if size is None:
+                raise ValueError(f'{path}: expected at least one image, got none')
             held = stream.encode()  # the encoder holds frames back; this empties it
             held[-1].duration = ticks[index + 1] - ticks[index]
             container.mux(held)
@@ -292,56 +367,70 @@ def write_video(
 
 # %% ../nbs/12_video.ipynb #8971d20a
 def _decode(
-    path:Path, # a video file
-    start:int|None=None, # seek to the key frame of this time, in units of the stream
-) -> Iterator[av.VideoFrame]: # in the order of display
+    path: Path,  # a video file
+    start: int | None = None,  # seek to the key frame of this time, in units of the stream
+) -> Iterator[av.VideoFrame]:  # in the order of display
     "The frames of a video file. ValueError with its name where it cannot be read, to its end."
     count = 0
     try:
         with av.open(f'file:{path}') as container:  # a : in a bare name would make it an address
-            if not container.streams.video: raise ValueError('it holds no video')
+            if not container.streams.video:
+                raise ValueError('it holds no video')
             if start is not None:
                 container.seek(start, stream=container.streams.video[0])
             for frame in container.decode(video=0):
-                if frame.is_corrupt: raise ValueError('damaged data')
+                if frame.is_corrupt:
+                    raise ValueError('damaged data')
                 yield frame
                 count += 1
-    except MemoryError: raise
+    except MemoryError:
+        raise
     except Exception as error:  # FFmpeg has dozens of kinds
-        raise ValueError(f'{path}: cannot be read as a video after {count} frames: {error}') from error
+        raise ValueError(
+            f'{path}: cannot be read as a video after {count} frames: {error}'
+        ) from error
 
-def _upright(pixels, frame): # (H, W, C) as stored, and their frame -> as viewers show them
+
+def _upright(pixels, frame):  # (H, W, C) as stored, and their frame -> as viewers show them
     matrix = frame.side_data.get('DISPLAYMATRIX')
-    if matrix is None: return pixels
+    if matrix is None:
+        return pixels
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     if abs(b) > abs(a):  # (x, y) is shown at (ax + cy, bx + dy), so this is a quarter turn
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
-    return pixels[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 # %% ../nbs/12_video.ipynb #89e58b19
 _KEPT = 2**29  # bytes of decoded frames that a clip keeps
 
+
 class VideoClip(Clip):
     "The frames of a video file. One that is not kept is decoded from the key frame before it."
-    def __init__(self,
-        path:Path|str, # what FFmpeg can decode
-        partial:bool=False, # of a damaged file take the frames before the damage
+
+    def __init__(
+        self,
+        path: Path | str,  # what FFmpeg can decode
+        partial: bool = False,  # of a damaged file take the frames before the damage
     ):
         self.path, self._kept, self._keys, self._pts, heads = Path(path), {}, [0], [], []
         self._colours = VideoReformatter()  # a frame's own would stay with it, and take more memory
         try:
             for index, frame in enumerate(_decode(self.path)):
-                if frame.key_frame and index: self._keys.append(index)
+                if frame.key_frame and index:
+                    self._keys.append(index)
                 self._keep(index, frame)
                 self._pts.append(frame.pts)
                 shape = _upright(np.empty((frame.height, frame.width, 0)), frame).shape
                 turned = frame.side_data.get('DISPLAYMATRIX') is not None
                 heads.append((f'{path}: frame {index}', shape[:2], turned))
         except ValueError as error:
-            if not heads: raise
-            if not partial: raise ValueError(f'{error}; --partial takes those') from error
+            if not heads:
+                raise
+            if not partial:
+                raise ValueError(f'{error}; --partial takes those') from error
             warnings.warn(f'{error}; those are taken', stacklevel=2)
-        if not heads: raise ValueError(f'{path}: expected a video, found no frame in it')
+        if not heads:
+            raise ValueError(f'{path}: expected a video, found no frame in it')
         with av.open(f'file:{path}') as container:
             self.fps = container.streams.video[0].average_rate or Clip.fps
         self._next, times, pts = len(heads), None, self._pts
@@ -359,7 +448,7 @@ class VideoClip(Clip):
         self._kept[index] = frame
 
     def _read(self, index):
-        keys = self._keys[:bisect(self._keys, index)][-2:]
+        keys = self._keys[: bisect(self._keys, index)][-2:]
         if index not in self._kept and not keys[-1] <= self._next <= index:
             self._frames = self._numbered(keys)
         while index not in self._kept:
@@ -370,40 +459,46 @@ class VideoClip(Clip):
         pixels = self._colours.reformat(frame, format='rgb24').to_ndarray()
         return _image(_upright(pixels, frame).copy())
 
-    def _numbered(self, keys): # the last two key frames -> (number, frame) ... from the last on
+    def _numbered(self, keys):  # the last two key frames -> (number, frame) ... from the last on
         first = self._pts[keys[-1]]
         for key in filter(None, reversed(keys)):  # some files are only found behind their key frame
             late = dropwhile(lambda frame: frame.pts < first, _decode(self.path, self._pts[key]))
             with suppress(ValueError, TypeError):  # damage, and a frame without a time
                 for number, frame in enumerate(late, keys[-1]):
-                    if [frame.pts] != self._pts[number:number + 1]: break
+                    if [frame.pts] != self._pts[number : number + 1]:
+                        break
                     yield number, frame
         yield from enumerate(_decode(self.path))
 
 # %% ../nbs/12_video.ipynb #7cd74ede
 def open_clip(
-    path:Path|str, # a folder of pictures, a video file, or a picture file with pages
-    without:Path|str|None=None, # a file that is no frame, even in the folder: the given mask
-    partial:bool=False, # of a damaged video take the frames before the damage
-) -> Clip: # `.names`, `.size` (H, W), `.times`, `len`, and an image for each index
+    path: Path | str,  # a folder of pictures, a video file, or a picture file with pages
+    without: Path
+    | str
+    | None = None,  # a file that is no frame, even in the folder: the given mask
+    partial: bool = False,  # of a damaged video take the frames before the damage
+) -> Clip:  # `.names`, `.size` (H, W), `.times`, `len`, and an image for each index
     "The frames of a clip, read one at a time. ValueError that names the file that is no frame."
     path = Path(path)
-    if not path.exists(): raise ValueError(f'{path}: no such file or folder')
-    if path.is_dir(): return Clip(path, pictures(path, without).values())
+    if not path.exists():
+        raise ValueError(f'{path}: no such file or folder')
+    if path.is_dir():
+        return Clip(path, pictures(path, without).values())
     try:
         stack = Image.open(path)
         film = stack.format == 'MPEG' or stack.format in ('GIF', 'PNG') and stack.is_animated
     except Exception:
         film = True
-    if film: return VideoClip(path, partial)
+    if film:
+        return VideoClip(path, partial)
     with _opened(path, stack):
         pages = [path / f'{page:05d}' for page in range(_pages(stack))]
     return Clip(path, pages, stack)
 
 # %% ../nbs/12_video.ipynb #8b6d7ba5
 def _check_rims(
-    ids:Tensor, # (H, W)
-    path:Path, # where they are from
+    ids: Tensor,  # (H, W)
+    path: Path,  # where they are from
 ) -> None:
     "ValueError where ids look like the greys of a smoothed edge: few hold a block of 3 x 3 pixels."
     grey = ids[None].float()
@@ -415,24 +510,33 @@ def _check_rims(
     if soft or len(rims) >= 5 and 2 * len(rims) > len(objects):
         raise ValueError(
             f'{path}: expected ids of objects, got {len(objects)}, {len(rims)} of them thin rims '
-            'or dots, which looks like a smoothed edge; threshold it, or use --binarize 128')
+            'or dots, which looks like a smoothed edge; threshold it, or use --binarize 128'
+        )
+
 
 def first_masks(
-    path:Path|str, # a mask file, or a folder of masks named like frames
-    clip:Clip, # the frames that they belong to
-    frame:int=0, # the frame of a mask file; 0 with a folder, whose files name their frames
-    binarize:int|None=None, # object 1 is what is at least so bright, of 255; None: read ids
-) -> dict[int, Tensor]: # frame index -> (H, W) int64 ids, in order of frames
+    path: Path | str,  # a mask file, or a folder of masks named like frames
+    clip: Clip,  # the frames that they belong to
+    frame: int = 0,  # the frame of a mask file; 0 with a folder, whose files name their frames
+    binarize: int | None = None,  # object 1 is what is at least so bright, of 255; None: read ids
+) -> dict[int, Tensor]:  # frame index -> (H, W) int64 ids, in order of frames
     "The masks that are given, the first of them with an object. ValueError where one does not fit."
     path = Path(path)
     if path.is_dir():
-        if frame: raise ValueError(f'{path}: the masks of a folder are named like their frames; expected no number of a frame, got {frame}')
+        if frame:
+            raise ValueError(
+                f'{path}: the masks of a folder are named like their frames; expected no number of a frame, got {frame}'
+            )
         files = pictures(path)
         strange = [file for name, file in files.items() if name not in set(clip.names)]
-        if strange: raise ValueError(f'{strange[0]}: expected the name of a frame, such as {clip.names[0]}, got {strange[0].stem}')
+        if strange:
+            raise ValueError(
+                f'{strange[0]}: expected the name of a frame, such as {clip.names[0]}, got {strange[0].stem}'
+            )
         given = {index: files[name] for index, name in enumerate(clip.names) if name in files}
     else:
-        if not 0 <= frame < len(clip): raise ValueError(f'{path}: expected a frame from 0 to {len(clip) - 1}, got {frame}')
+        if not 0 <= frame < len(clip):
+            raise ValueError(f'{path}: expected a frame from 0 to {len(clip) - 1}, got {frame}')
         given = {frame: path}
     if binarize is None:
         binary = is_binary(given.values())
@@ -443,13 +547,19 @@ def first_masks(
     for index, ids in masks.items():
         if ids.shape != clip.size:
             why = ', which are turned as viewers show them' if clip.turned else ''
-            raise ValueError(f'{given[index]}: expected {_text(clip.size)} as in the frames{why}, '
-                             f'got {_text(ids.shape)}')
-        if ids.max() > 255: raise ValueError(f'{given[index]}: expected ids from 0 to 255, as masks are written, got {ids.max()}')
+            raise ValueError(
+                f'{given[index]}: expected {_text(clip.size)} as in the frames{why}, '
+                f'got {_text(ids.shape)}'
+            )
+        if ids.max() > 255:
+            raise ValueError(
+                f'{given[index]}: expected ids from 0 to 255, as masks are written, got {ids.max()}'
+            )
         _check_rims(ids, given[index])
     first = min(masks)
     if not object_ids(masks[first]):
         void = ' and void (255)' if masks[first].any() else ''
         raise ValueError(
-            f'{given[first]}: expected the mask of an object, got background{void} alone')
+            f'{given[first]}: expected the mask of an object, got background{void} alone'
+        )
     return masks

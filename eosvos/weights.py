@@ -29,13 +29,14 @@ from .small import PAPER, ModelConfig, build
 
 # %% ../nbs/11_weights.ipynb #46972f89
 def _is_pickle(
-    file:Path|str,
-) -> bool: # or a zip archive, in which torch.save puts its pickles
+    file: Path | str,
+) -> bool:  # or a zip archive, in which torch.save puts its pickles
     "Whether a program would have to run to read a file. ValueError where it is but a place holder."
     try:
         with open(file, 'rb') as opened:
             begin = opened.read(99)
-    except OSError as error: raise ValueError(f'{file}: cannot be read: {error.strerror}') from error
+    except OSError as error:
+        raise ValueError(f'{file}: cannot be read: {error.strerror}') from error
     if begin.startswith(b'version https://git-lfs'):
         raise ValueError(f'{file}: expected weights, got a pointer of Git LFS; use `git lfs pull`')
     if re.match(rb'\s*<[!?a-zA-Z][a-zA-Z-]', begin):
@@ -44,47 +45,64 @@ def _is_pickle(
 
 # %% ../nbs/11_weights.ipynb #787701bf
 def as_config(
-    kind:type, # a dataclass, here `ModelConfig`
-    values:Any, # from JSON: its fields by name, dataclasses in it as dicts, tuples as lists
-) -> Any: # an instance of `kind`
+    kind: type,  # a dataclass, here `ModelConfig`
+    values: Any,  # from JSON: its fields by name, dataclasses in it as dicts, tuples as lists
+) -> Any:  # an instance of `kind`
     "A configuration from its JSON. A field that is left out has its default; ValueError where one is unknown."
-    if not is_dataclass(kind): return tuple(as_config(object, o) for o in values) if isinstance(values, list) else values
+    if not is_dataclass(kind):
+        return tuple(as_config(object, o) for o in values) if isinstance(values, list) else values
     types = get_type_hints(kind)
-    unknown = [name for name in values if name not in types] if isinstance(values, dict) else [values]
-    if unknown: raise ValueError(f'{kind.__name__}: expected fields among {", ".join(types)}, got {unknown[0]!r}')
+    unknown = (
+        [name for name in values if name not in types] if isinstance(values, dict) else [values]
+    )
+    if unknown:
+        raise ValueError(
+            f'{kind.__name__}: expected fields among {", ".join(types)}, got {unknown[0]!r}'
+        )
     return kind(**{name: as_config(types[name], value) for name, value in values.items()})
 
 # %% ../nbs/11_weights.ipynb #b7cdf958
 RATES = 'rates.'  # begins the name of a learning rate in a file of weights
 
+
 def save_weights(
-    model:nn.Module, # what `build(config)` makes
-    config:ModelConfig, # its configuration
-    path:Path|str, # the file, NAME.safetensors; its folder must exist
-    notes:dict[str, str]|None=None, # what a reader should know: from where, how trained, how good
-    half:bool=True, # parameters as float16, at half the size; buffers stay as they are
-    rates:dict[str, Tensor]|None=None, # learning rates by name of parameter, to be kept beside the weights
+    model: nn.Module,  # what `build(config)` makes
+    config: ModelConfig,  # its configuration
+    path: Path | str,  # the file, NAME.safetensors; its folder must exist
+    notes: dict[str, str]
+    | None = None,  # what a reader should know: from where, how trained, how good
+    half: bool = True,  # parameters as float16, at half the size; buffers stay as they are
+    rates: dict[str, Tensor]
+    | None = None,  # learning rates by name of parameter, to be kept beside the weights
 ) -> None:
     "Writes a model and its configuration. ValueError where a weight is not finite or the file cannot be written."
     halved = {name for name, _ in model.named_parameters()} if half else set()
-    tensors = {name: (o.half() if name in halved else o).cpu().contiguous() for name, o in model.state_dict().items()}
+    tensors = {
+        name: (o.half() if name in halved else o).cpu().contiguous()
+        for name, o in model.state_dict().items()
+    }
     tensors |= {RATES + name: o.detach().cpu().contiguous() for name, o in (rates or {}).items()}
     for name, o in tensors.items():
         if not o.isfinite().all():
-            raise ValueError(f'{path}: expected finite numbers{", at most 65504 as float16" if half else ""}, got others in {name}')
+            raise ValueError(
+                f'{path}: expected finite numbers{", at most 65504 as float16" if half else ""}, got others in {name}'
+            )
     about = json.dumps(dict(config=asdict(config), notes=notes or {}))
     with write_then_rename(path) as temporary:
-        try: save_file(tensors, temporary, metadata=dict(eosvos=about))
-        except (SafetensorError, OSError) as error: raise ValueError(f'{path}: cannot be written: {error}') from error
+        try:
+            save_file(tensors, temporary, metadata=dict(eosvos=about))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f'{path}: cannot be written: {error}') from error
 
 # %% ../nbs/11_weights.ipynb #6767ec6c
 def read_weights(
-    file:Path|str, # written by `save_weights`
-) -> tuple[dict[str, Tensor], dict[str, Any]]: # tensors by name; 'config' and 'notes'
+    file: Path | str,  # written by `save_weights`
+) -> tuple[dict[str, Tensor], dict[str, Any]]:  # tensors by name; 'config' and 'notes'
     "What is in one of our files. ValueError, with its name, where it is not one of ours or not whole."
     if _is_pickle(file):
         raise ValueError(
-            f'{file}: expected safetensors, got a pickle or zip; `eosvos weights` converts some')
+            f'{file}: expected safetensors, got a pickle or zip; `eosvos weights` converts some'
+        )
     try:
         with safe_open(file, 'pt') as opened:
             about = opened.metadata() or {}
@@ -93,60 +111,86 @@ def read_weights(
         tensors, about = load_file(file), json.loads(about['eosvos'])
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f'{file}: cannot be read as safetensors: {error}') from error
-    if not isinstance(about, dict) or 'config' not in about: raise ValueError(f"{file}: expected 'config' in its metadata, got {str(about):.80}")
+    if not isinstance(about, dict) or 'config' not in about:
+        raise ValueError(f"{file}: expected 'config' in its metadata, got {str(about):.80}")
     return tensors, about
 
 # %% ../nbs/11_weights.ipynb #491aa55f
 def check_state(
-    model:nn.Module, # as it should be
-    state:Mapping[str, Tensor], # tensors by name
-    file:Path|str, # where they are from
+    model: nn.Module,  # as it should be
+    state: Mapping[str, Tensor],  # tensors by name
+    file: Path | str,  # where they are from
 ) -> None:
     "Raises ValueError, with both values, where a state does not fit a model."
     own = model.state_dict()
-    missing, extra = ([name for name in a if name not in b] for a, b in ((own, state), (state, own)))
+    missing, extra = (
+        [name for name in a if name not in b] for a, b in ((own, state), (state, own))
+    )
     if missing or extra:
-        raise ValueError(f'{file}: expected the {len(own)} tensors of the model, got {len(state)}; '
-                         f'{len(missing)} missing: {missing[:3]}, {len(extra)} unknown: {extra[:3]}')
+        raise ValueError(
+            f'{file}: expected the {len(own)} tensors of the model, got {len(state)}; '
+            f'{len(missing)} missing: {missing[:3]}, {len(extra)} unknown: {extra[:3]}'
+        )
     for name, o in own.items():
         want, got = tuple(o.shape), tuple(state[name].shape)
-        if want != got: raise ValueError(f'{file}: expected {name} of shape {want}, got {got}')
+        if want != got:
+            raise ValueError(f'{file}: expected {name} of shape {want}, got {got}')
 
 # %% ../nbs/11_weights.ipynb #10da179b
-SHIPPED = {name: Path(str(files('eosvos') / 'assets' / f'{name}.safetensors')) for name in ('parent', 'small')}  # what comes with the package
+SHIPPED = {
+    name: Path(str(files('eosvos') / 'assets' / f'{name}.safetensors'))
+    for name in ('parent', 'small')
+}  # what comes with the package
+
 
 def load_model(
-    name_or_file:str|Path='small', # one of `SHIPPED`, or a file that `save_weights` wrote
-    device:torch.device|str='cpu', # where the model shall be
-) -> tuple[MaskRCNN, ModelConfig]: # float32, whatever the file holds
+    name_or_file: str | Path = 'small',  # one of `SHIPPED`, or a file that `save_weights` wrote
+    device: torch.device | str = 'cpu',  # where the model shall be
+) -> tuple[MaskRCNN, ModelConfig]:  # float32, whatever the file holds
     "A model with its weights, and its configuration. ValueError, with the name of the file, where that cannot be had."
     file = SHIPPED.get(str(name_or_file), Path(name_or_file))
-    if not file.is_file(): raise ValueError(f'{name_or_file}: expected a file of weights or one of {sorted(SHIPPED)}, got neither')
+    if not file.is_file():
+        raise ValueError(
+            f'{name_or_file}: expected a file of weights or one of {sorted(SHIPPED)}, got neither'
+        )
     tensors, about = read_weights(file)
     try:
         config = as_config(ModelConfig, about['config'])
-        with torch.device('meta'): model = build(config)
-    except ValueError as error: raise ValueError(f'{file}: {error}') from error
+        with torch.device('meta'):
+            model = build(config)
+    except ValueError as error:
+        raise ValueError(f'{file}: {error}') from error
     state = {name: o.float() for name, o in tensors.items() if not name.startswith(RATES)}
     check_state(model, state, file)
     model.load_state_dict(state, assign=True)
     return model.to(device, memory_format=torch.channels_last), config
 
 # %% ../nbs/11_weights.ipynb #959f245c
-RENAMED = {f'backbone.fpn.{kind}_blocks.{i}': f'backbone.fpn.{kind}_blocks.{i}.0' for kind in ('inner', 'layer') for i in range(4)}
-RENAMED |= {f'roi_heads.mask_head.mask_fcn{i + 1}': f'roi_heads.mask_head.{i}.0' for i in range(4)} | {'rpn.head.conv': 'rpn.head.conv.0.0'}
+RENAMED = {
+    f'backbone.fpn.{kind}_blocks.{i}': f'backbone.fpn.{kind}_blocks.{i}.0'
+    for kind in ('inner', 'layer')
+    for i in range(4)
+}
+RENAMED |= {
+    f'roi_heads.mask_head.mask_fcn{i + 1}': f'roi_heads.mask_head.{i}.0' for i in range(4)
+} | {'rpn.head.conv': 'rpn.head.conv.0.0'}
+
 
 def modern_names(
-    state:Mapping[str, Tensor], # by torchvision's names of any version
-) -> dict[str, Tensor]: # by today's
+    state: Mapping[str, Tensor],  # by torchvision's names of any version
+) -> dict[str, Tensor]:  # by today's
     "Renames the modules that torchvision moved after version 0.4, and leaves all others alone."
     parts = {name: name.rpartition('.') for name in state}
-    return {RENAMED.get(module, module) + dot + leaf: state[name] for name, (module, dot, leaf) in parts.items()}
+    return {
+        RENAMED.get(module, module) + dot + leaf: state[name]
+        for name, (module, dot, leaf) in parts.items()
+    }
 
 # %% ../nbs/11_weights.ipynb #3fcdfcdc
 @dataclass(frozen=True)
 class Report:
     "What became of each tensor when weights moved from one model to another."
+
     loaded: tuple[str, ...]  # of our model, from the file
     random: tuple[str, ...] = ()  # of our model, left as they were
     swapped: tuple[str, ...] = ()  # modules: GroupNorms with the weight and bias of a BatchNorm
@@ -154,63 +198,94 @@ class Report:
     rates: tuple[str, ...] = ()  # of the file: names of parameters that have a learning rate
 
     def __str__(self) -> str:
-        said = {'tensors loaded': self.loaded, 'left at random': self.random, 'GroupNorms took over from a BatchNorm': self.swapped,
-                'tensors of the file not used': self.dropped, 'learning rates kept': self.rates}
+        said = {
+            'tensors loaded': self.loaded,
+            'left at random': self.random,
+            'GroupNorms took over from a BatchNorm': self.swapped,
+            'tensors of the file not used': self.dropped,
+            'learning rates kept': self.rates,
+        }
         few = lambda names: ', '.join(names[:6]) + ', ...' * (len(names) > 6)
-        return '\n'.join(f'{len(names):4} {text}: {few(names)}' for text, names in said.items() if names)
+        return '\n'.join(
+            f'{len(names):4} {text}: {few(names)}' for text, names in said.items() if names
+        )
 
 # %% ../nbs/11_weights.ipynb #2cc62442
 def load_coco(
-    model:nn.Module, # of `build(config)` with body='resnet50'; changed in place
-    state:Mapping[str, Tensor], # of torchvision's maskrcnn_resnet50_fpn, COCO_V1
-) -> Report: # nothing is lost in silence
+    model: nn.Module,  # of `build(config)` with body='resnet50'; changed in place
+    state: Mapping[str, Tensor],  # of torchvision's maskrcnn_resnet50_fpn, COCO_V1
+) -> Report:  # nothing is lost in silence
     "Copies what fits by name and shape. ValueError where nothing fits, or where a frozen BatchNorm would add an eps."
     own, state = model.state_dict(), modern_names(state)
-    fits = {name: state[name] for name, o in own.items() if name in state and state[name].shape == o.shape}
+    fits = {
+        name: state[name]
+        for name, o in own.items()
+        if name in state and state[name].shape == o.shape
+    }
     if not fits:
         name, first = next(iter(own.items()))
-        raise ValueError(f'expected tensors such as {name} {tuple(first.shape)}, got {list(state)[:3]}')
+        raise ValueError(
+            f'expected tensors such as {name} {tuple(first.shape)}, got {list(state)[:3]}'
+        )
     for name, m in model.named_modules():
         if isinstance(m, FrozenBatchNorm2d) and m.eps != 0:
-            raise ValueError(f'{name}: expected eps 0, with which COCO_V1 was trained, got {m.eps}; build with norm_eps=0.0')
+            raise ValueError(
+                f'{name}: expected eps 0, with which COCO_V1 was trained, got {m.eps}; build with norm_eps=0.0'
+            )
     model.load_state_dict(own | fits)
-    swapped = [name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm) and f'{name}.running_var' in state]
+    swapped = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.GroupNorm) and f'{name}.running_var' in state
+    ]
     random, dropped = ([name for name in names if name not in fits] for names in (own, state))
     return Report(tuple(fits), tuple(random), tuple(swapped), tuple(dropped))
 
 # %% ../nbs/11_weights.ipynb #340755b7
-_PICKLED = ('a zip or pickle that is cut off, or holds more than tensors, as a whole model does; '
-            'fetch it again, or save its state_dict()')
+_PICKLED = (
+    'a zip or pickle that is cut off, or holds more than tensors, as a whole model does; '
+    'fetch it again, or save its state_dict()'
+)
+
 
 def read_foreign(
-    file:Path|str, # a safetensors file, or one of torch.save
-) -> dict[str, Any]: # what it holds, on the CPU
+    file: Path | str,  # a safetensors file, or one of torch.save
+) -> dict[str, Any]:  # what it holds, on the CPU
     "A file of another program, of which nothing is executed. ValueError, with its name, where it cannot be read."
     pickled = _is_pickle(file)
     try:
-        with open(file, 'rb') as opened: # by a name, torch.load would go by its suffix
+        with open(file, 'rb') as opened:  # by a name, torch.load would go by its suffix
             data = torch.load(opened, 'cpu', weights_only=True) if pickled else load_file(file)
     except Exception as error:  # an unpickler may raise anything, and advises to execute the file
         raise ValueError(
             f'{file}: expected tensors, in safetensors or of torch.save, '
-            f'got {_PICKLED if pickled else error}') from error
-    if isinstance(data, dict) and all(isinstance(name, str) for name in data): return data
+            f'got {_PICKLED if pickled else error}'
+        ) from error
+    if isinstance(data, dict) and all(isinstance(name, str) for name in data):
+        return data
     raise ValueError(f'{file}: expected a dict of tensors by name, got {type(data).__name__}')
 
+
 def coco_state(
-    file:Path|str|None=None, # maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth; None: torchvision downloads it
-) -> dict[str, Tensor]: # 307 tensors, by torchvision's names
+    file: Path
+    | str
+    | None = None,  # maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth; None: torchvision downloads it
+) -> dict[str, Tensor]:  # 307 tensors, by torchvision's names
     "torchvision's COCO weights. ValueError where there is neither a network nor a file."
-    if file is not None: return read_foreign(file)
+    if file is not None:
+        return read_foreign(file)
     source = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
-    try: return source.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    try:
+        return source.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f'{source.url}: expected to download it, got: {error}; give the name of a file that you have fetched') from error
+        raise ValueError(
+            f'{source.url}: expected to download it, got: {error}; give the name of a file that you have fetched'
+        ) from error
 
 # %% ../nbs/11_weights.ipynb #4cf8fb05
 def convert_coco(
-    file:Path|str|None, # as in `coco_state`
-    out:Path|str, # our file
+    file: Path | str | None,  # as in `coco_state`
+    out: Path | str,  # our file
 ) -> Report:
     "The paper's model before meta-training: COCO weights, GroupNorm in place of BatchNorm, two classes."
     state = coco_state(file)
@@ -218,46 +293,81 @@ def convert_coco(
         torch.manual_seed(0)
         model = build(PAPER)
     report = load_coco(model, state)
-    save_weights(model, PAPER, out, dict(source=MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url, random=', '.join(report.random)), half=False)
+    save_weights(
+        model,
+        PAPER,
+        out,
+        dict(source=MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url, random=', '.join(report.random)),
+        half=False,
+    )
     return report
 
 # %% ../nbs/11_weights.ipynb #6dd69f2c
 def import_authors(
-    state:Mapping[str, Any], # a checkpoint of the authors, or its 'meta_optim_state_dict'
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]: # weights, and learning rates of shapes (C, 1, ...), by our names
+    state: Mapping[str, Any],  # a checkpoint of the authors, or its 'meta_optim_state_dict'
+) -> tuple[
+    dict[str, Tensor], dict[str, Tensor]
+]:  # weights, and learning rates of shapes (C, 1, ...), by our names
     "What meta-training learned. ValueError where weights and rates do not belong together."
     state = state.get('meta_optim_state_dict', state)
-    def part(prefix): return modern_names({n.removeprefix(prefix).replace('-', '.'): o for n, o in state.items() if n.startswith(prefix)})
+
+    def part(prefix):
+        return modern_names(
+            {
+                n.removeprefix(prefix).replace('-', '.'): o
+                for n, o in state.items()
+                if n.startswith(prefix)
+            }
+        )
+
     weights, rates = part('model_init_'), part('log_init_lr_')
     if not weights or weights.keys() != rates.keys():
         odd = sorted(weights.keys() ^ rates.keys() or state.keys())[:3]
-        raise ValueError(f'expected as many model_init_* as log_init_lr_*, got {len(weights)} and {len(rates)}, such as {odd}')
+        raise ValueError(
+            f'expected as many model_init_* as log_init_lr_*, got {len(weights)} and {len(rates)}, such as {odd}'
+        )
     for name, rate in rates.items():
         want = (len(weights[name]), *[1] * (weights[name].dim() - 1))
-        if tuple(rate.shape) != want: raise ValueError(f'{name}: expected a rate per neuron, of shape {want}, got {tuple(rate.shape)}')
-        if rate.min() < 0: raise ValueError(f'{name}: expected learning rates of at least 0, got {rate.min():.3g}: a logarithm?')
+        if tuple(rate.shape) != want:
+            raise ValueError(
+                f'{name}: expected a rate per neuron, of shape {want}, got {tuple(rate.shape)}'
+            )
+        if rate.min() < 0:
+            raise ValueError(
+                f'{name}: expected learning rates of at least 0, got {rate.min():.3g}: a logarithm?'
+            )
     return weights, rates
 
 # %% ../nbs/11_weights.ipynb #a960afc4
 def convert_authors(
-    file:Path|str, # a checkpoint of the authors, for instance best_val_meta_iter.model
-    out:Path|str, # our file
+    file: Path | str,  # a checkpoint of the authors, for instance best_val_meta_iter.model
+    out: Path | str,  # our file
 ) -> Report:
     "A published, meta-trained model with its learning rates. ValueError, with the file's name, where it is something else."
     checkpoint = read_foreign(file)
-    try: weights, rates = import_authors(checkpoint)
-    except ValueError as error: raise ValueError(f'{file}: {error}') from error
-    with torch.device('meta'): model = build(PAPER)
+    try:
+        weights, rates = import_authors(checkpoint)
+    except ValueError as error:
+        raise ValueError(f'{file}: {error}') from error
+    with torch.device('meta'):
+        model = build(PAPER)
     check_state(model, weights, file)
     model.load_state_dict(weights, assign=True)
-    notes = dict(source=f"the authors' {Path(file).name}", meta_iter=str(checkpoint.get('meta_iter', 'unknown')))
+    notes = dict(
+        source=f"the authors' {Path(file).name}",
+        meta_iter=str(checkpoint.get('meta_iter', 'unknown')),
+    )
     save_weights(model, PAPER, out, notes, half=False, rates=rates)
     return Report(tuple(weights), rates=tuple(rates))
 
 # %% ../nbs/11_weights.ipynb #f305c55b
 def load_rates(
-    name_or_file:str|Path='small', # as for `load_model`
-) -> dict[str, Tensor]|None: # float32 by name of parameter, broadcastable against it; None where the file holds none
+    name_or_file: str | Path = 'small',  # as for `load_model`
+) -> (
+    dict[str, Tensor] | None
+):  # float32 by name of parameter, broadcastable against it; None where the file holds none
     "The learned learning rates of a file. ValueError, with its name, where it cannot be read."
     tensors, _ = read_weights(SHIPPED.get(str(name_or_file), Path(name_or_file)))
-    return {name.removeprefix(RATES): o.float() for name, o in tensors.items() if name.startswith(RATES)} or None
+    return {
+        name.removeprefix(RATES): o.float() for name, o in tensors.items() if name.startswith(RATES)
+    } or None
