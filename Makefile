@@ -6,11 +6,12 @@ READY := .venv/.ready
 MAKING := .venv/.unfinished
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs
+.PHONY: help demo test quick docs
 
 help:
 	@echo "make demo   follow an object through the demo clip with the small model"
 	@echo "make test   check everything: ruff, the tests, every notebook, the pages"
+	@echo "make quick  check what an uncommitted change touches"
 	@echo "make docs   export the library from the notebooks; build docs/ and README.md"
 	@echo "The first of them makes .venv, which takes some minutes."
 
@@ -23,6 +24,12 @@ test: export OMP_NUM_THREADS ?= 1
 test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/pytest -n 2 --dist worksteal
+
+quick: export OMP_NUM_THREADS ?= 1
+quick: $(READY)
+	$(BIN)/nbdev-export
+	$(BIN)/ruff check
+	$(BIN)/python tests/quick.py
 
 docs: $(READY)
 	$(BIN)/nbdev-export

@@ -4,6 +4,9 @@
     .venv/bin/python benchmarks/ablation.py DATA                 # trains what is missing, then measures what is missing: hours
     .venv/bin/python benchmarks/ablation.py DATA 'common-1*'     # only rows with such names, and the trainings they need
 
+DATA holds parts of DAVIS and sets of still pictures that no script lays out: notebook `26_study` says which, and how they were resized.
+The training of the parent needs the extra `train` besides.
+
 Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
 call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
 on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. Rows of
@@ -27,8 +30,8 @@ from pathlib import Path
 import torch
 
 from eosvos.datasets import davis
+from eosvos.follow import SMALL_SEGMENT
 from eosvos.parent import HELD_OUT, grid_search
-from eosvos.segment import SMALL_SEGMENT
 from eosvos.train import read_config
 from eosvos.weights import load_model, load_rates, read_weights, save_weights
 
@@ -82,7 +85,7 @@ def together(*command: str | Path) -> None:
 def with_lovasz(file: Path, new: Path) -> Path: # the new file
     "The same weights, to be trained on with the Lovász loss."
     model, config = load_model(file)
-    save_weights(model, replace(config, roi=replace(config.roi, mask_loss='lovasz')), new)
+    save_weights(model, replace(config, roi=replace(config.roi, mask_loss='hinge')), new)
     return new
 
 

@@ -187,7 +187,7 @@ def splits(root: Path) -> dict:     # (split, resolution) -> a function that loa
         for year, places in ((2016, ['2016', folder.name]), (2017, ['2017'])):
             for split in ('train', 'val', 'test-dev'):
                 lists = [root / 'ImageSets' / place / f'{split}.txt' for place in places]
-                if any(there & set(re.findall(r'[^/\s]+', file.read_text('utf-8', 'replace'))) for file in lists if file.is_file()):
+                if any(there & set(re.findall(r'[^/\s]+', file.read_text('utf-8-sig', 'replace'))) for file in lists if file.is_file()):
                     found[f'{year}/{split}', folder.name] = partial(davis, root, split, folder.name, year)
     for folder in sorted(root.glob('*/JPEGImages')): found[folder.parent.name, ''] = partial(youtube_vos, root, folder.parent.name)
     if not found: raise ValueError(f'{root}: expected JPEGImages and ImageSets of DAVIS, or train, valid, ... of YouTube-VOS; found neither')

@@ -14,39 +14,48 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tf
 
+from .core import check_range
+
 # %% ../nbs/13_augment.ipynb #518d8622
 def affine(
-    angle:float, # degrees
-    zoom:float, # above 1: larger
-    flip:bool, # left becomes right
-    old:tuple[int, int], # height, width of the picture, pixels
-    new:tuple[int, int], # height, width of the canvas, pixels; centre goes to centre
-    shift:tuple[float, float]=(0.0, 0.0), # then move right and down, pixels of the canvas
-) -> Tensor: # (2, 3): canvas (x, y, 1) to picture (x, y)
+    angle: float,  # degrees
+    zoom: float,  # above 1: larger
+    flip: bool,  # left becomes right
+    old: tuple[int, int],  # height, width of the picture, pixels
+    new: tuple[int, int],  # height, width of the canvas, pixels; centre goes to centre
+    shift: tuple[float, float] = (0.0, 0.0),  # then move right and down, pixels of the canvas
+) -> Tensor:  # (2, 3): canvas (x, y, 1) to picture (x, y)
     "Where each pixel of the canvas comes from."
     c, s = math.cos(math.radians(angle)) / zoom, math.sin(math.radians(angle)) / zoom
     turn = torch.tensor([[-c if flip else c, s if flip else -s], [s, c]])  # (2, 2)
-    centre = torch.tensor([old[1] / 2, old[0] / 2]) - turn @ torch.tensor([new[1] / 2 + shift[0], new[0] / 2 + shift[1]])
+    centre = torch.tensor([old[1] / 2, old[0] / 2]) - turn @ torch.tensor(
+        [new[1] / 2 + shift[0], new[0] / 2 + shift[1]]
+    )
     return torch.cat([turn, centre[:, None]], dim=1)
 
 # %% ../nbs/13_augment.ipynb #c14017a0
 def warp(
-    pixels:Tensor, # (C, H, W)
-    matrix:Tensor, # (2, 3), see `affine`
-    size:tuple[int, int], # height, width of the result, pixels
-    mode:str='bilinear', # 'nearest' for masks
-) -> Tensor: # (C, height, width), 0 where nothing comes from
+    pixels: Tensor,  # (C, H, W)
+    matrix: Tensor,  # (2, 3), see `affine`
+    size: tuple[int, int],  # height, width of the result, pixels
+    mode: str = 'bilinear',  # 'nearest' for masks
+) -> Tensor:  # (C, height, width), 0 where nothing comes from
     "A picture as seen through an affine map."
     (h, w), dtype = pixels.shape[-2:], pixels.dtype if pixels.is_floating_point() else torch.float32
-    y, x = torch.meshgrid(*[torch.arange(n, dtype=dtype, device=pixels.device) + 0.5 for n in size], indexing='ij')
+    y, x = torch.meshgrid(
+        *[torch.arange(n, dtype=dtype, device=pixels.device) + 0.5 for n in size], indexing='ij'
+    )
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ matrix.T.to(x)  # (height, width, 2)
     grid = points / x.new_tensor([w, h]) * 2 - 1
-    return F.grid_sample(pixels[None].to(dtype), grid[None], mode=mode, align_corners=False)[0].to(pixels.dtype)
+    return F.grid_sample(pixels[None].to(dtype), grid[None], mode=mode, align_corners=False)[0].to(
+        pixels.dtype
+    )
 
 # %% ../nbs/13_augment.ipynb #6d763416
 @dataclass(frozen=True)
 class AugmentConfig:
     "How strongly a picture is varied; the defaults are the paper's fine-tuning (released code: no colour at test time)."
+
     flip: float = 0.5  # chance of a horizontal flip
     angle: float = 30.0  # turns by up to this, degrees, either way
     scale: tuple[float, float] = (0.75, 1.25)  # least and greatest zoom
@@ -55,48 +64,73 @@ class AugmentConfig:
     hue: float = 0.0  # hue changes by up to this share of the colour circle
     tries: int = 10  # draws before a picture whose objects always get lost is left as it is
 
+    def __post_init__(self):
+        check_range(self, 0, 1, 'flip', 'colour')
+        check_range(self, 0, 0.5, 'hue')
+        check_range(self, 0, math.inf, 'angle', 'scale', 'shift')
+        check_range(self, 1, math.inf, 'tries')
+
 
 def uniform(
-    random:torch.Generator,
-    low:float,
-    high:float,
+    random: torch.Generator,
+    low: float,
+    high: float,
 ) -> float:
     "One number between `low` and `high`."
     return low + (high - low) * torch.rand((), generator=random).item()
 
 
 def colour_jitter(
-    image:Tensor, # (3, H, W) in [0, 1]
-    config:AugmentConfig,
-    random:torch.Generator,
-) -> Tensor: # (3, H, W) in [0, 1]
+    image: Tensor,  # (3, H, W) in [0, 1]
+    config: AugmentConfig,
+    random: torch.Generator,
+) -> Tensor:  # (3, H, W) in [0, 1]
     "The picture in another light."
-    changes = [(tf.adjust_brightness, 1, config.colour), (tf.adjust_contrast, 1, config.colour),
-               (tf.adjust_saturation, 1, config.colour), (tf.adjust_hue, 0, config.hue)]
+    changes = [
+        (tf.adjust_brightness, 1, config.colour),
+        (tf.adjust_contrast, 1, config.colour),
+        (tf.adjust_saturation, 1, config.colour),
+        (tf.adjust_hue, 0, config.hue),
+    ]
     for i in torch.randperm(4, generator=random).tolist():
         change, neutral, strength = changes[i]
         amount = uniform(random, neutral - strength, neutral + strength)
-        if strength: image = change(image, amount)
+        if strength:
+            image = change(image, amount)
     return image
 
 # %% ../nbs/13_augment.ipynb #5ac83016
 def augment(
-    image:Tensor, # (3, H, W) in [0, 1]
-    masks:Tensor, # (N, H, W)
-    config:AugmentConfig,
-    random:torch.Generator,
-    size:tuple[int, int]|None=None, # height, width of the canvas, pixels; the picture's own if None
-) -> tuple[Tensor, Tensor]: # (3, height, width), (N, height, width)
+    image: Tensor,  # (3, H, W) in [0, 1]
+    masks: Tensor,  # (N, H, W), 0 where there is no object; 255 is unknown, and no object either
+    config: AugmentConfig,
+    random: torch.Generator,
+    size: tuple[int, int]
+    | None = None,  # height, width of the canvas, pixels; the picture's own if None
+) -> tuple[Tensor, Tensor]:  # (3, height, width), (N, height, width)
     "A random view of a picture and its masks."
     image, old = colour_jitter(image, config, random), tuple(image.shape[-2:])
     new = size or old
-    fit = math.sqrt(new[0] / old[0] * new[1] / old[1])  # of another shape: some is cut off, some stays empty
+
+    def some(pixels):
+        return ((pixels != 0) & (pixels != 255)).any()
+
+    fit = math.sqrt(
+        new[0] / old[0] * new[1] / old[1]
+    )  # of another shape: some is cut off, some stays empty
     for _ in range(config.tries):
-        flip, angle = uniform(random, 0, 1) < config.flip, uniform(random, -config.angle, config.angle)
-        zoom, shift = uniform(random, *config.scale), [uniform(random, -config.shift, config.shift) * new[i] for i in (1, 0)]
+        flip, angle = (
+            uniform(random, 0, 1) < config.flip,
+            uniform(random, -config.angle, config.angle),
+        )
+        zoom, shift = (
+            uniform(random, *config.scale),
+            [uniform(random, -config.shift, config.shift) * new[i] for i in (1, 0)],
+        )
         matrix = affine(angle, fit * zoom, flip, old, new, shift)
         moved = warp(masks, matrix, new, mode='nearest')
-        if moved.any() or not masks.any(): break
+        if some(moved) or not some(masks):
+            break
     else:
         matrix = affine(0, fit, False, old, new)
         moved = warp(masks, matrix, new, mode='nearest')

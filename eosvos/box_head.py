@@ -12,66 +12,82 @@ from torch import Tensor, nn
 from .boxes import clip_boxes, decode, large_enough, nms
 
 # %% ../nbs/06_box_head.ipynb #e5cc4488
-BOX_WEIGHTS = (10.0, 5.0)  # of offsets and log sizes: bring the deltas of positive proposals to about unit variance
+BOX_WEIGHTS = (
+    10.0,
+    5.0,
+)  # of offsets and log sizes: bring the deltas of positive proposals to about unit variance
 
 # %% ../nbs/06_box_head.ipynb #500a0b20
 class BoxHead(nn.Module):
     "Two fully connected layers on the pooled features of a box."
-    def __init__(self,
-        inputs:int, # C * S * S numbers for each box
-        width:int, # of both layers
+
+    def __init__(
+        self,
+        inputs: int,  # C * S * S numbers for each box
+        width: int,  # of both layers
     ):
         super().__init__()
         self.fc6, self.fc7 = nn.Linear(inputs, width), nn.Linear(width, width)
 
-    def forward(self,
-        x:Tensor, # (N, C, S, S) pooled features
-    ) -> Tensor: # (N, width)
+    def forward(
+        self,
+        x: Tensor,  # (N, C, S, S) pooled features
+    ) -> Tensor:  # (N, width)
         "One vector for each box."
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
 
 # %% ../nbs/06_box_head.ipynb #ad406bde
 class BoxPredictor(nn.Module):
     "A logit and four deltas for each class."
-    def __init__(self,
-        width:int, # of the box head
-        classes:int, # K, background included
+
+    def __init__(
+        self,
+        width: int,  # of the box head
+        classes: int,  # K, background included
     ):
         super().__init__()
         self.cls_score, self.bbox_pred = nn.Linear(width, classes), nn.Linear(width, 4 * classes)
 
-    def forward(self,
-        x:Tensor, # (N, width)
-    ) -> tuple[Tensor, Tensor]: # (N, K) logits; (N, K, 4) deltas
+    def forward(
+        self,
+        x: Tensor,  # (N, width)
+    ) -> tuple[Tensor, Tensor]:  # (N, K) logits; (N, K, 4) deltas
         "What a box shows, and how to move it if it shows that."
         return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
 
 # %% ../nbs/06_box_head.ipynb #d7ede653
 def box_loss(
-    logits:Tensor, # (N, K)
-    deltas:Tensor, # (N, K, 4)
-    labels:Tensor, # (N,) int64, 0 = background
-    wanted:Tensor, # (N, 4) deltas from the proposal to its object, scaled by BOX_WEIGHTS
-    beta:float=1.0, # where smooth L1 turns from a parabola to a line: 1 is torchvision 0.4 and the paper, 1/9 torchvision today
-) -> dict[str, Tensor]: # loss_classifier and loss_box_reg, scalars
+    logits: Tensor,  # (N, K)
+    deltas: Tensor,  # (N, K, 4)
+    labels: Tensor,  # (N,) int64, 0 = background
+    wanted: Tensor,  # (N, 4) deltas from the proposal to its object, scaled by BOX_WEIGHTS
+    beta: float = 1.0,  # where smooth L1 turns from a parabola to a line: 1 is torchvision 0.4 and the paper, 1/9 torchvision today
+) -> dict[str, Tensor]:  # loss_classifier and loss_box_reg, scalars
     "Cross-entropy over all boxes, smooth L1 over those that hold an object (Fast R-CNN, equation 1)."
+    logits, deltas = logits.to(wanted), deltas.to(wanted)  # from half precision
     positive = (labels > 0).nonzero()[:, 0]  # (P,)
-    regression = F.smooth_l1_loss(deltas[positive, labels[positive]], wanted[positive], beta=beta, reduction='sum')
-    return dict(loss_classifier=F.cross_entropy(logits, labels), loss_box_reg=regression / len(labels))
+    regression = F.smooth_l1_loss(
+        deltas[positive, labels[positive]], wanted[positive], beta=beta, reduction='sum'
+    )
+    return dict(
+        loss_classifier=F.cross_entropy(logits, labels), loss_box_reg=regression / len(labels)
+    )
 
 # %% ../nbs/06_box_head.ipynb #0cfb33e1
 def detect(
-    logits:Tensor, # (N, K) of the proposals of one image
-    deltas:Tensor, # (N, K, 4)
-    proposals:Tensor, # (N, 4) xyxy, pixels
-    size:tuple[int, int], # h, w of the image without padding, pixels
-    score:float, # detections of this score or below are dropped
-    iou:float, # of two detections of one class that overlap by more, the better stays
-    count:int, # at most so many detections
-) -> dict[str, Tensor]: # boxes (D, 4) xyxy pixels, labels (D,), scores (D,), best first
+    logits: Tensor,  # (N, K) of the proposals of one image
+    deltas: Tensor,  # (N, K, 4)
+    proposals: Tensor,  # (N, 4) xyxy, pixels
+    size: tuple[int, int],  # h, w of the image without padding, pixels
+    score: float,  # detections of this score or below are dropped
+    iou: float,  # of two detections of one class that overlap by more, the better stays
+    count: int,  # at most so many detections
+) -> dict[str, Tensor]:  # boxes (D, 4) xyxy pixels, labels (D,), scores (D,), best first
     "The refined, scored boxes of one image, without duplicates."
-    scores = logits.softmax(dim=1)[:, 1:]  # (N, K - 1): background is no detection
-    boxes = clip_boxes(decode(deltas[:, 1:], proposals[:, None], BOX_WEIGHTS), size)  # (N, K - 1, 4)
+    scores = logits.to(proposals).softmax(dim=1)[:, 1:]  # (N, K - 1): background is no detection
+    boxes = clip_boxes(
+        decode(deltas[:, 1:], proposals[:, None], BOX_WEIGHTS), size
+    )  # (N, K - 1, 4)
     row, column = (scores > score).nonzero().unbind(1)
     boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
     keep = large_enough(boxes, 1e-2)

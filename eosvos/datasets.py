@@ -9,60 +9,105 @@ __all__ = ['Sequence', 'davis', 'youtube_vos', 'folders', 'image_set']
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .video import VOID, Clip, check_name, natural_key, object_ids, picture_size, pictures, read_image, read_mask
+from eosvos.video import (
+    VOID,
+    Clip,
+    check_name,
+    is_binary,
+    natural_key,
+    object_ids,
+    picture_size,
+    pictures,
+    read_image,
+    read_mask,
+)
 
 # %% ../nbs/17_datasets.ipynb #2a750469
 @dataclass(frozen=True)
 class Sequence:
     "One clip of a data set: names of files. No picture is opened before it is asked for."
+
     name: str
     frames: tuple[Path, ...]  # in order
     masks: tuple[Path | None, ...]  # one for each frame; None where the set has none
-    starts: tuple[tuple[int, int], ...] | None = None  # (object id, index of the frame that gives it); None: all objects of the first mask
-    asked: tuple[int, ...] | None = None  # indices of the frames whose masks a submission holds; None: all
-    categories: tuple[tuple[int, str], ...] | None = None  # (object id, category) where the set says so
+    starts: tuple[tuple[int, int], ...] | None = (
+        None  # (object id, index of the frame that gives it); None: all objects of the first mask
+    )
+    asked: tuple[int, ...] | None = (
+        None  # indices of the frames whose masks a submission holds; None: all
+    )
+    categories: tuple[tuple[int, str], ...] | None = (
+        None  # (object id, category) where the set says so
+    )
     single: bool = False  # all objects count as one, with id 1
+    binary: bool | None = None  # is 255 an object, or void? None: as all of these masks say
 
-    def image(self,
-        i:int, # index of a frame
-    ) -> Tensor: # (3, H, W) float32 RGB in [0, 1]
+    @cached_property
+    def _binary(self):
+        return is_binary(filter(None, self.masks)) if self.binary is None else self.binary
+
+    def image(
+        self,
+        i: int,  # index of a frame
+    ) -> Tensor:  # (3, H, W) float32 RGB in [0, 1]
         "A frame. ValueError with the file's name where it cannot be read."
         return read_image(self.frames[i])
 
-    def mask(self,
-        i:int, # index of a frame
-    ) -> Tensor: # (H, W) int64 ids as they are on disk; with `single` 1 for any object
+    def mask(
+        self,
+        i: int,  # index of a frame
+    ) -> Tensor:  # (H, W) int64 ids as they are on disk; with `single` 1 for any object
         "The mask of a frame. ValueError where there is none, it cannot be read, or has another size than the frame."
-        if self.masks[i] is None: raise ValueError(f'{self.frames[i]}: the data set has no mask for this frame')
-        ids, size = read_mask(self.masks[i]), picture_size(self.frames[i])
-        if ids.shape != size: raise ValueError(f'{self.masks[i]}: expected (height, width) {size} as its frame has, got {tuple(ids.shape)}')
+        if self.masks[i] is None:
+            raise ValueError(f'{self.frames[i]}: the data set has no mask for this frame')
+        ids, size = read_mask(self.masks[i], self._binary), picture_size(self.frames[i])
+        if ids.shape != size:
+            raise ValueError(
+                f'{self.masks[i]}: expected (height, width) {size} as its frame has, got {tuple(ids.shape)}'
+            )
         return torch.where(ids == VOID, VOID, ids.clamp(max=1)) if self.single else ids
 
     @property
-    def ids(self) -> list[int]: # ascending
-        "The objects that are given. ValueError where the first mask has to be read for it and cannot be."
-        return sorted(k for k, _ in _starts(self))
+    def ids(self) -> list[int]:  # ascending; none, and a warning, where no mask shows an object
+        "The objects that are given. ValueError where a mask has to be read for it and cannot be."
+        starts = _starts(self)
+        if not starts:
+            warnings.warn(f'{_blank(self)}; left out', stacklevel=2)
+        return sorted(k for k, _ in starts)
 
-    def given(self) -> dict[int, Tensor]: # frame index -> (H, W) int64 ids of the objects that are given there, and of no others
+    def given(
+        self,
+    ) -> dict[
+        int, Tensor
+    ]:  # frame index -> (H, W) int64 ids of the objects that are given there, and of no others
         "The masks that are given, as `segment` takes them. ValueError where one cannot be read, or an object is in none."
         return _given(self)
 
-    def every(self,
-        stride:int, # take every so many frames
+    def every(
+        self,
+        stride: int,  # take every so many frames
     ) -> 'Sequence':
         "A shorter sequence. Each object is given in the first frame left, from its own on, that shows it; where none does, it is left out."
-        short = replace(self, frames=self.frames[::stride], masks=self.masks[::stride], asked=None)
-        if self.starts is None: return short
-        left = [(k, next((j for j in range(-(-i // stride), len(short.masks)) if short.masks[j] and (short.mask(j) == k).any()), None)) for k, i in self.starts]
-        return replace(short, starts=tuple((k, j) for k, j in left if j is not None))
+        short = replace(
+            self,
+            frames=self.frames[::stride],
+            masks=self.masks[::stride],
+            asked=None,
+            binary=self._binary,
+        )
+        if self.starts is None:
+            return short
+        shown = [(k, _shown(short, k, -(-i // stride))) for k, i in self.starts]
+        return replace(short, starts=tuple((k, i) for k, i in shown if i is not None))
 
     def clip(self) -> Clip:
         "The frames, read one at a time. ValueError where the first cannot be read."
@@ -70,141 +115,240 @@ class Sequence:
 
 # %% ../nbs/17_datasets.ipynb #b9b3df4b
 def _starts(
-    sequence:Sequence,
-) -> Iterable[tuple[int, int]]: # (object id, index of a frame)
+    sequence: Sequence,
+) -> Iterable[tuple[int, int]]:  # (object id, index of a frame); none where no mask shows an object
     "The frame that gives each object; where the data set does not say, the first mask that shows any."
-    if sequence.starts is not None: return sequence.starts
+    if sequence.starts is not None:
+        return sequence.starts
     for i, file in enumerate(sequence.masks):
-        if file and (found := object_ids(sequence.mask(i))): return [(k, i) for k in found]
-    raise ValueError(f'{sequence.frames[0].parent}: expected a mask of this sequence to show an object, none does')
+        if file and (found := object_ids(sequence.mask(i))):
+            return [(k, i) for k in found]
+    return []
+
+
+def _blank(
+    sequence: Sequence,
+) -> str:
+    "What is wrong with a sequence without an object."
+    first = next(filter(None, sequence.masks), sequence.frames[0])
+    return f'{first}: expected an object here or in a later mask of the sequence, found none'
+
+
+def _shown(
+    sequence: Sequence,
+    k: int,  # the object
+    start: int,  # index of a frame
+) -> int | None:
+    "The first frame from `start` on whose mask shows an object; None where none does."
+    for i in range(start, len(sequence.masks)):
+        if sequence.masks[i] and (sequence.mask(i) == k).any():
+            return i
+    return None
 
 # %% ../nbs/17_datasets.ipynb #110d672a
 def _given(
-    sequence:Sequence,
-) -> dict[int, Tensor]: # frame index -> (H, W) int64 ids
+    sequence: Sequence,
+) -> dict[int, Tensor]:  # frame index -> (H, W) int64 ids
     "The objects that are given in each frame, and no others."
-    mask, given = cache(sequence.mask), {}
+    given = {}
     for k, start in _starts(sequence):
-        later = (i for i in range(start, len(sequence.frames)) if sequence.masks[i])
-        first = next((i for i in later if (mask(i) == k).any()), None)  # nearly always `start`; a list may be a frame early
-        if first is None: raise ValueError(f'{sequence.masks[start]}: expected object {k} here or in a later mask of the sequence, found it in none')
-        given.setdefault(first, torch.zeros_like(mask(first)))[mask(first) == k] = k
+        i = _shown(sequence, k, start)  # nearly always `start`; a list may be a frame early
+        if i is None:
+            raise ValueError(
+                f'{sequence.masks[start]}: expected object {k} here or in a later mask of the '
+                'sequence, found it in none'
+            )
+        ids = sequence.mask(i)
+        given.setdefault(i, torch.zeros_like(ids))[ids == k] = k
+    if not given:
+        raise ValueError(_blank(sequence))
     return dict(sorted(given.items()))
 
 # %% ../nbs/17_datasets.ipynb #adc70721
 def _sequence(
-    name:str,
-    frames:Path, # folder of pictures
-    masks:Path, # folder of masks with the same names
-    promised:slice=slice(0), # the frames that must have a mask
-    **more, # other fields of the sequence
+    name: str,
+    frames: Path,  # folder of pictures
+    masks: Path,  # folder of masks with the same names
+    promised: slice = slice(0),  # the frames that must have a mask
+    **more,  # other fields of the sequence
 ) -> Sequence:
     "Pair frames with masks by name. ValueError that says what is missing."
     images, annotations = pictures(frames), pictures(masks)
     strange = [file for key, file in annotations.items() if key not in images]
-    if strange: raise ValueError(f'{strange[0]}: this mask has no frame in {frames}')
+    if strange:
+        raise ValueError(f'{strange[0]}: this mask has no frame in {frames}')
     needed = list(images)[promised]
     missing = [key for key in needed if key not in annotations]
-    if missing: raise ValueError(f'{masks}: {len(missing)} of {len(needed)} frames have no mask here, the first is {missing[0]}')
-    return Sequence(name, tuple(images.values()), tuple(annotations.get(key) for key in images), **more)
+    if missing:
+        raise ValueError(
+            f'{masks}: {len(missing)} of {len(needed)} frames have no mask here, the first is {missing[0]}'
+        )
+    return Sequence(
+        name, tuple(images.values()), tuple(annotations.get(key) for key in images), **more
+    )
 
 # %% ../nbs/17_datasets.ipynb #b1a7dc24
 def _all(
-    names:Iterable[str],
-    make:Callable[[str], Sequence],
+    names: Iterable[str],
+    make: Callable[[str], Sequence],
 ) -> list[Sequence]:
     "The sequences of these names. One ValueError for all that cannot be made, a line each, ten at most."
     sequences, wrong = [], []
     for name in names:
-        try: sequences.append(make(name))
-        except ValueError as error: wrong.append(str(error))
-    if len(wrong) > 10: wrong[10:] = [f'... and {len(wrong) - 10} more sequences with something missing']
-    if wrong: raise ValueError('\n'.join(wrong))
+        try:
+            sequences.append(make(name))
+        except ValueError as error:
+            wrong.append(str(error))
+    if len(wrong) > 10:
+        wrong[10:] = [f'... and {len(wrong) - 10} more sequences with something missing']
+    if wrong:
+        raise ValueError('\n'.join(wrong))
     return sequences
 
 # %% ../nbs/17_datasets.ipynb #34c80d97
 def _names(
-    file:Path, # one name a line, or two paths a line as in DAVIS 2016
+    file: Path,  # one name a line, or two paths a line as in DAVIS 2016
 ) -> list[str]:
     "The sequences that a list names. ValueError with the file's name where it cannot be read, or holds something else."
-    try: lines = [line.strip() for line in file.read_text('utf-8').split('\n') if line.strip()]
-    except (OSError, UnicodeDecodeError) as error: raise ValueError(f'{file}: cannot be read as a list of sequences: {error}') from error
-    if not lines: raise ValueError(f'{file}: expected the names of sequences, one a line, found none')
-    pairs = [re.fullmatch(r'/JPEGImages/[^/]+/([^/]+)/\S+\s+/Annotations/\S+', line) for line in lines]
+    try:
+        lines = [line.strip() for line in file.read_text('utf-8-sig').split('\n') if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f'{file}: cannot be read as a list of sequences: {error}') from error
+    if not lines:
+        raise ValueError(f'{file}: expected the names of sequences, one a line, found none')
+    pairs = [
+        re.fullmatch(r'/JPEGImages/[^/]+/([^/]+)/\S+\s+/Annotations/\S+', line) for line in lines
+    ]
     names = list(dict.fromkeys(pair[1] for pair in pairs)) if all(pairs) else lines
-    for name in names: check_name(name, file)
-    if len(set(names)) < len(names): raise ValueError(f'{file}: expected each sequence once, got {max(names, key=names.count)} twice')
+    for name in names:
+        check_name(name, file)
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f'{file}: expected each sequence once, got {max(names, key=names.count)} twice'
+        )
     return names
 
 # %% ../nbs/17_datasets.ipynb #13929c2c
 def davis(
-    root:Path|str, # holds JPEGImages, Annotations and ImageSets
-    split:str, # 'train', 'val', 'test-dev', ...; also with the year: '2017/val'
-    resolution:str='480p', # the folder under JPEGImages and Annotations
-    year:int|None=None, # 2016 (all objects are one) or 2017; None: the year that lists the split, if only one does
+    root: Path | str,  # holds JPEGImages, Annotations and ImageSets
+    split: str,  # 'train', 'val', 'test-dev', ...; also with the year: '2017/val'
+    resolution: str = '480p',  # the folder under JPEGImages and Annotations
+    year: int
+    | None = None,  # 2016 (all objects are one) or 2017; None: the year that lists the split, if only one does
 ) -> list[Sequence]:
     "The sequences of a split of DAVIS. ValueError that names what is missing."
     root = Path(root)
-    if re.match('(2016|2017)/', split): year, split = int(split[:4]), split[5:]
-    places = {2016: ['2016', resolution, ''], 2017: ['2017', ''], None: ['', '2016', resolution, '2017']}
-    if year not in places: raise ValueError(f'expected DAVIS of the year 2016 or 2017, got {year}')
+    if re.match('(2016|2017)/', split):
+        year, split = int(split[:4]), split[5:]
+    places = {
+        2016: ['2016', resolution, ''],
+        2017: ['2017', ''],
+        None: ['', '2016', resolution, '2017'],
+    }
+    if year not in places:
+        raise ValueError(f'expected DAVIS of the year 2016 or 2017, got {year}')
     lists = [root / 'ImageSets' / place / f'{split}.txt' for place in places[year]]
     found = [file for file in lists if file.is_file()]
-    if not found: raise ValueError(f'{root}: no list of sequences for split {split!r}, neither {", nor ".join(map(str, lists))}')
+    if not found:
+        raise ValueError(
+            f'{root}: no list of sequences for split {split!r}, neither {", nor ".join(map(str, lists))}'
+        )
     if year is None and len(found) > 1 and found[0] != lists[0]:
-        raise ValueError(f'{root}: split {split!r} is listed twice, say 2016/{split} or 2017/{split}')
+        raise ValueError(
+            f'{root}: split {split!r} is listed twice, say 2016/{split} or 2017/{split}'
+        )
     single = year == 2016 or found[0].parent.name in ('2016', resolution)
     promised = slice(1) if split.startswith('test') else slice(None)
     images, masks = root / 'JPEGImages' / resolution, root / 'Annotations' / resolution
-    return _all(_names(found[0]), lambda name: _sequence(name, images / name, masks / name, promised, single=single))
+    return _all(
+        _names(found[0]),
+        lambda name: _sequence(name, images / name, masks / name, promised, single=single),
+    )
 
 # %% ../nbs/17_datasets.ipynb #d8961d28
 def _meta(
-    file:Path, # the meta.json of a split
-) -> dict[str, dict[int, tuple[str, list[str]]]]: # sequence -> object id -> category or '', names of its frames
+    file: Path,  # the meta.json of a split
+) -> dict[
+    str, dict[int, tuple[str, list[str]]]
+]:  # sequence -> object id -> category or '', names of its frames
     "What a meta.json says. ValueError with its name where it is not of this form."
+
     def expect(kind, value, what):
-        if isinstance(value, kind): return value
-        raise ValueError(f'{file}: expected {what} to be a {kind.__name__}, got {str(value)[:60]!r}')
-    try: whole = json.loads(file.read_text('utf-8'))
-    except (OSError, ValueError, RecursionError) as error: raise ValueError(f'{file}: cannot be read as JSON: {error}') from error
+        if isinstance(value, kind):
+            return value
+        raise ValueError(
+            f'{file}: expected {what} to be a {kind.__name__}, got {str(value)[:60]!r}'
+        )
+
+    try:
+        whole = json.loads(file.read_text('utf-8-sig'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f'{file}: cannot be read as JSON: {error}') from error
     sequences = {}
     for name, video in expect(dict, expect(dict, whole, 'it').get('videos'), '"videos"').items():
         check_name(name, file)
         objects = sequences[name] = {}
-        for k, entry in expect(dict, expect(dict, video, name).get('objects'), f'"objects" of {name}').items():
-            if not re.fullmatch('[1-9][0-9]{0,2}', k) or int(k) >= VOID: raise ValueError(f'{file}: expected ids from 1 to 254 in {name}, got {k!r}')
-            entry = {'frames': entry} if isinstance(entry, list) else expect(dict, entry, f'object {k} of {name}')
+        for k, entry in expect(
+            dict, expect(dict, video, name).get('objects'), f'"objects" of {name}'
+        ).items():
+            if not re.fullmatch('[1-9][0-9]{0,2}', k) or int(k) >= VOID:
+                raise ValueError(f'{file}: expected ids from 1 to 254 in {name}, got {k!r}')
+            entry = (
+                {'frames': entry}
+                if isinstance(entry, list)
+                else expect(dict, entry, f'object {k} of {name}')
+            )
             category = expect(str, entry.get('category', ''), f'"category" of object {k} of {name}')
             frames = expect(list, entry.get('frames'), f'"frames" of object {k} of {name}')
-            for frame in frames: expect(str, frame, f'each of "frames" of object {k} of {name}')
-            if frames: objects[int(k)] = category, frames
-        if not objects: raise ValueError(f'{file}: expected {name} to have an object that is in some frame, found none')
-    if not sequences: raise ValueError(f'{file}: expected sequences in "videos", found none')
+            for frame in frames:
+                expect(str, frame, f'each of "frames" of object {k} of {name}')
+            if frames:
+                objects[int(k)] = category, frames
+        if not objects:
+            raise ValueError(
+                f'{file}: expected {name} to have an object that is in some frame, found none'
+            )
+    if not sequences:
+        raise ValueError(f'{file}: expected sequences in "videos", found none')
     return sequences
 
 # %% ../nbs/17_datasets.ipynb #16e7d9d0
 def _youtube_sequence(
-    sequence:Sequence,
-    objects:dict[int, tuple[str, list[str]]], # id -> category or '', names of its frames
-    test:bool, # whether masks are asked for
+    sequence: Sequence,
+    objects: dict[int, tuple[str, list[str]]],  # id -> category or '', names of its frames
+    test: bool,  # whether masks are asked for
 ) -> Sequence:
     "The same sequence with objects that start where meta.json says. ValueError where a frame or the mask of a start is missing."
-    number, folder = {frame.stem: i for i, frame in enumerate(sequence.frames)}, sequence.frames[0].parent
-    strange = [(frame, k) for k, (_, shown) in objects.items() for frame in shown if frame not in number]
-    if strange: raise ValueError(f'{folder}: no frame {strange[0][0]!r}, which meta.json names for object {strange[0][1]}')
+    number, folder = (
+        {frame.stem: i for i, frame in enumerate(sequence.frames)},
+        sequence.frames[0].parent,
+    )
+    strange = [
+        (frame, k) for k, (_, shown) in objects.items() for frame in shown if frame not in number
+    ]
+    if strange:
+        raise ValueError(
+            f'{folder}: no frame {strange[0][0]!r}, which meta.json names for object {strange[0][1]}'
+        )
     starts = tuple((k, min(number[frame] for frame in objects[k][1])) for k in sorted(objects))
     unknown = [(k, sequence.frames[i].stem) for k, i in starts if sequence.masks[i] is None]
-    if unknown: raise ValueError(f'{folder}: no mask for {unknown[0][1]}, where meta.json says that object {unknown[0][0]} starts')
-    asked = tuple(sorted({number[frame] for _, shown in objects.values() for frame in shown})) if test else None
+    if unknown:
+        raise ValueError(
+            f'{folder}: no mask for {unknown[0][1]}, where meta.json says that object {unknown[0][0]} starts'
+        )
+    asked = (
+        tuple(sorted({number[frame] for _, shown in objects.values() for frame in shown}))
+        if test
+        else None
+    )
     categories = tuple((k, category) for k, (category, _) in sorted(objects.items()) if category)
     return replace(sequence, starts=starts, asked=asked, categories=categories or None)
 
 # %% ../nbs/17_datasets.ipynb #bbbaa8ef
 def youtube_vos(
-    root:Path|str, # holds the folders that the archives unpack to
-    split:str, # 'train', 'valid', 'valid_all_frames', 'test', ...
-    only:Path|str|None=None, # a file with names of sequences: take these, in its order
+    root: Path | str,  # holds the folders that the archives unpack to
+    split: str,  # 'train', 'valid', 'valid_all_frames', 'test', ...
+    only: Path | str | None = None,  # a file with names of sequences: take these, in its order
 ) -> list[Sequence]:
     "The sequences of a split of YouTube-VOS. ValueError that names what is missing."
     images, base = Path(root) / split, Path(root) / split.removesuffix('_all_frames')
@@ -212,27 +356,46 @@ def youtube_vos(
     meta, test = _meta(labels / 'meta.json'), not split.startswith('train')
     names = list(meta) if only is None else _names(Path(only))
     strange = [name for name in names if name not in meta]
-    if strange: raise ValueError(f'{only}: {strange[0]} is no sequence of {labels / "meta.json"}')
+    if strange:
+        raise ValueError(f'{only}: {strange[0]} is no sequence of {labels / "meta.json"}')
 
-    def make(name): return _sequence(name, images / 'JPEGImages' / name, labels / 'Annotations' / name)
+    def make(name):
+        return _sequence(name, images / 'JPEGImages' / name, labels / 'Annotations' / name)
+
     return _all(names, lambda name: _youtube_sequence(make(name), meta[name], test))
 
 # %% ../nbs/17_datasets.ipynb #1ebc9ead
 def folders(
-    frames:Path|str, # holds a folder of pictures for each sequence
-    masks:Path|str, # holds a folder of masks for each sequence to take; frames may lack a mask
-) -> list[Sequence]: # in natural order
+    frames: Path | str,  # holds a folder of pictures for each sequence
+    masks: Path | str,  # holds a folder of masks for each sequence to take; frames may lack a mask
+) -> list[Sequence]:  # in natural order
     "Sequences in plain folders: `frames/NAME/...`, `masks/NAME/...`. ValueError that names what is missing."
-    try: names = [entry.name for entry in os.scandir(masks) if entry.is_dir() and not entry.name.startswith('.')]
-    except OSError as error: raise ValueError(f'{masks}: cannot be listed: {error.strerror}') from error
-    if not names: raise ValueError(f'{masks}: expected a folder of masks for each sequence, found no folder')
-    for name in names: check_name(name, masks)
-    return _all(sorted(names, key=natural_key), lambda name: _sequence(name, Path(frames) / name, Path(masks) / name))
+    try:
+        names = [
+            entry.name
+            for entry in os.scandir(masks)
+            if entry.is_dir() and not entry.name.startswith('.')
+        ]
+    except OSError as error:
+        raise ValueError(f'{masks}: cannot be listed: {error.strerror}') from error
+    if not names:
+        raise ValueError(f'{masks}: expected a folder of masks for each sequence, found no folder')
+    for name in names:
+        check_name(name, masks)
+    return _all(
+        sorted(names, key=natural_key),
+        lambda name: _sequence(name, Path(frames) / name, Path(masks) / name),
+    )
 
 # %% ../nbs/17_datasets.ipynb #bb115604
 def image_set(
-    folder:Path|str, # holds images/*.jpg and masks/*.png of the same names
-) -> list[Sequence]: # one of length 1 for each image
+    folder: Path | str,  # holds images/*.jpg and masks/*.png of the same names
+) -> list[Sequence]:  # one of length 1 for each image
     "Still images with masks, as sequences of one frame. ValueError that names what is missing."
-    pairs = _sequence(Path(folder).name, Path(folder) / 'images', Path(folder) / 'masks', slice(None))
-    return [Sequence(frame.stem, (frame,), (mask,)) for frame, mask in zip(pairs.frames, pairs.masks, strict=True)]
+    pairs = _sequence(
+        Path(folder).name, Path(folder) / 'images', Path(folder) / 'masks', slice(None)
+    )
+    return [
+        Sequence(frame.stem, (frame,), (mask,))
+        for frame, mask in zip(pairs.frames, pairs.masks, strict=True)
+    ]

@@ -17,87 +17,99 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .augment import AugmentConfig, augment
-from .core import generator, masks_to_boxes
+from .core import check_range, generator, masks_to_boxes
 from .video import VOID
 
 # %% ../nbs/15_inner_sgd.ipynb #28b0222f
 Weights = dict[str, Tensor]  # the parameters of a model by name
-Rates = dict[str, Tensor]  # learning rates by name of parameter, of any shape that broadcasts to it; or one, named '', for all
+Rates = dict[
+    str, Tensor
+]  # learning rates by name of parameter, of any shape that broadcasts to it; or one, named '', for all
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]  # images and their targets
 
 
 @dataclass(frozen=True)
 class FineTuneConfig:
     "How the model learns one object from one frame; the defaults are the paper's e-OSVOS-10."
+
     iterations: int = 10  # inner steps, T
     batch: int = 3  # augmented copies of the frame a step (released code; the paper does not say)
-    lr: float = 1e-3  # of every weight, where no rates are given
     clip: float | None = None  # greatest norm of the gradient
     view: AugmentConfig = AugmentConfig()  # flip, rotation and zoom of the copies (section 4.2)
 
+    def __post_init__(self):
+        check_range(self, 0, math.inf, 'iterations')
+        check_range(self, 1, math.inf, 'batch')
+        check_range(self, 1e-9, math.inf, 'clip')
+
 # %% ../nbs/15_inner_sgd.ipynb #da159b39
 def make_target(
-    masks:Tensor, # (N, H, W) bool
-    unknown:Tensor, # (H, W) bool: pixels of which nothing is known
-) -> dict[str, Tensor]: # boxes (N, 4), labels (N,), masks (N, H, W), and perhaps valid (H, W) bool
-    "What `MaskRCNN` should find in a picture; `valid` says what is known, where not everything is."
+    masks: Tensor,  # (N, H, W) bool
+    unknown: Tensor,  # (H, W) bool: pixels of which nothing is known
+) -> dict[
+    str, Tensor
+]:  # boxes (N, 4), labels (N,), masks (N, H, W); where some are unknown, valid (H, W) bool
+    "What `MaskRCNN` should find in a picture."
     labels = torch.ones(len(masks), dtype=torch.int64, device=masks.device)
     target = dict(boxes=masks_to_boxes(masks), labels=labels, masks=masks.to(torch.uint8))
     return target | dict(valid=~unknown) if unknown.any() else target
 
 
 def as_target(
-    mask:Tensor, # (H, W) bool, or ids: 1 = the object, 0 = background, 255 = unknown
-) -> dict[str, Tensor]: # see `make_target`; without an object N is 0
+    mask: Tensor,  # (H, W) bool, or ids: 1 = the object, 0 = background, 255 = unknown
+) -> dict[str, Tensor]:  # see `make_target`; without an object N is 0
     "The target that says: this one object, nothing else."
     masks = (mask == 1)[None]
     return make_target(masks[masks.any((1, 2))], mask == VOID)
 
 # %% ../nbs/15_inner_sgd.ipynb #4de54a18
 def views(
-    image:Tensor, # (3, H, W) in [0, 1]
-    mask:Tensor, # (H, W), see `as_target`
-    config:FineTuneConfig,
-    key:tuple[int | str, ...], # seed of every draw
-) -> Iterator[Batch]: # one batch for each inner step
+    image: Tensor,  # (3, H, W) in [0, 1]
+    mask: Tensor,  # (H, W), see `as_target`
+    config: FineTuneConfig,
+    key: tuple[int | str, ...],  # seed of every draw
+) -> Iterator[Batch]:  # one batch for each inner step
     "Augmented copies of one frame (section 4.2)."
     for t in range(config.iterations):
-        copies = [augment(image, mask[None], config.view, generator(*key, 'view', t, i)) for i in range(config.batch)]
+        copies = [
+            augment(image, mask[None], config.view, generator(*key, 'view', t, i))
+            for i in range(config.batch)
+        ]
         yield [x for x, _ in copies], [as_target(m[0]) for _, m in copies]
 
 # %% ../nbs/15_inner_sgd.ipynb #80a10c83
 def initial_weights(
-    model:nn.Module,
+    model: nn.Module,
 ) -> Weights:
     "A copy of the model's parameters, to be changed without touching the model."
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 def losses_with(
-    model:nn.Module, # stays as it is, and so do its buffers
-    weights:Weights,
-    batch:Batch,
-    random:torch.Generator|None=None, # of the sampling of anchors and proposals
-) -> dict[str, Tensor]: # scalars by name
+    model: nn.Module,  # stays as it is, and so do its buffers
+    weights: Weights,
+    batch: Batch,
+    random: torch.Generator | None = None,  # of the sampling of anchors and proposals
+) -> dict[str, Tensor]:  # scalars by name
     "The losses of a model with other weights."
     buffers = {name: b.clone() for name, b in model.named_buffers()}  # BatchNorm writes into them
     return functional_call(model, buffers | weights, batch, dict(generator=random))
 
 # %% ../nbs/15_inner_sgd.ipynb #6da3fc05
 def leaves(
-    model:nn.Module,
-    weights:Weights, # stay as they are
-) -> Weights: # the same numbers in new tensors
-    "What a gradient is taken of: weights whose parameters the model does not hold fixed."
-    free = [name for name, p in model.named_parameters() if p.requires_grad and name in weights]
-    return {name: weights[name].detach().requires_grad_() for name in free}
+    model: nn.Module,
+    weights: Weights,  # stay as they are
+) -> Weights:  # the same numbers in new tensors
+    "The weights to differentiate by: those of parameters that the model does not hold fixed."
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: w.detach().requires_grad_() for name, w in weights.items() if name not in fixed}
 
 
 def clip_norm(
-    tensors:list[Tensor], # changed in place
-    greatest:float|None, # norm that is left as it is; None: any
-    others:Iterable[Tensor]=(), # scaled along
-) -> float: # the norm before
+    tensors: list[Tensor],  # changed in place
+    greatest: float | None,  # norm that is left as it is; None: any
+    others: Iterable[Tensor] = (),  # scaled along
+) -> float:  # the norm before
     "Scale tensors down where their common norm is too large."
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors))).item()
     if greatest is not None and norm > greatest:
@@ -107,45 +119,49 @@ def clip_norm(
 
 @torch.enable_grad()
 def loss_gradient(
-    model:nn.Module,
-    weights:Weights, # stay as they are
-    batch:Batch,
-    clip:float|None=None, # greatest norm of the gradient
-    random:torch.Generator|None=None, # of the sampling of anchors and proposals
-) -> tuple[Weights, dict[str, float]]: # a gradient for each of the `leaves`; the losses
+    model: nn.Module,
+    weights: Weights,  # stay as they are
+    batch: Batch,
+    clip: float | None = None,  # greatest norm of the gradient
+    random: torch.Generator | None = None,  # of the sampling of anchors and proposals
+) -> tuple[Weights, dict[str, float]]:  # a gradient for each of the `leaves`; the losses
     "The gradient of the sum of all losses. FloatingPointError where a loss or the gradient is not finite."
     free = leaves(model, weights)
     losses = losses_with(model, weights | free, batch, random)
     total, values = sum(losses.values()), {name: loss.item() for name, loss in losses.items()}
-    if not total.isfinite(): raise FloatingPointError(f'losses are not finite: {values}')
-    # 0 where a weight was not used
-    gradients = torch.autograd.grad(total, list(free.values()), materialize_grads=True)
+    if not total.isfinite():
+        raise FloatingPointError(f'losses are not finite: {values}')
+    gradients = torch.autograd.grad(
+        total, list(free.values()), materialize_grads=True
+    )  # 0 where a weight was not used
     if not math.isfinite(clip_norm(gradients, clip)):
         raise FloatingPointError(f'the gradient is not finite, the losses are {values}')
     return dict(zip(free, gradients)), values
 
 # %% ../nbs/15_inner_sgd.ipynb #edf3862c
 def descend(
-    weights:Weights, # changed in place
-    gradients:Weights, # by name, of those that are to move
-    rates:Rates|float,
+    weights: Weights,  # changed in place
+    gradients: Weights,  # by name, of those that are to move
+    rates: Rates | float,
 ) -> None:
     "Plain SGD (equation 5)."
     moved, steps = [weights[name] for name in gradients], list(gradients.values())
-    if isinstance(rates, float): torch._foreach_add_(moved, steps, alpha=-rates)
+    if isinstance(rates, float):
+        torch._foreach_add_(moved, steps, alpha=-rates)
     else:
-        own = [rates.get(name, rates.get('')) for name in gradients]
-        torch._foreach_addcmul_(moved, steps, own, value=-1)
+        torch._foreach_addcmul_(
+            moved, steps, [rates.get(name, rates.get('')) for name in gradients], value=-1
+        )
 
 
 def inner_step(
-    model:nn.Module,
-    weights:Weights, # changed in place
-    batch:Batch,
-    rates:Rates|float,
-    clip:float|None=None, # greatest norm of the gradient
-    random:torch.Generator|None=None, # of the sampling of anchors and proposals
-) -> dict[str, float]: # the losses before the step
+    model: nn.Module,
+    weights: Weights,  # changed in place
+    batch: Batch,
+    rates: Rates | float,
+    clip: float | None = None,  # greatest norm of the gradient
+    random: torch.Generator | None = None,  # of the sampling of anchors and proposals
+) -> dict[str, float]:  # the losses before the step
     "One inner step. FloatingPointError where a loss or a gradient is not finite; the weights are as before then."
     gradients, losses = loss_gradient(model, weights, batch, clip, random)
     descend(weights, gradients, rates)
@@ -153,43 +169,59 @@ def inner_step(
 
 # %% ../nbs/15_inner_sgd.ipynb #4696fcfc
 def fine_tune(
-    model:nn.Module,
-    weights:Weights, # where to start; stays as it is
-    batches:Iterable[Batch], # one for each inner step
-    config:FineTuneConfig,
-    key:tuple[int | str, ...], # seed of the sampling
-    rates:Rates|None=None, # learned ones; the one of the configuration for all weights if None
-) -> tuple[Weights, list[dict[str, float]]]: # new weights; losses before each step
+    model: nn.Module,
+    weights: Weights,  # where to start; stays as it is
+    batches: Iterable[Batch],  # one for each inner step
+    config: FineTuneConfig,
+    key: tuple[int | str, ...],  # seed of the sampling
+    rates: Rates | float,  # learned ones by name of parameter, or one for all
+) -> tuple[Weights, list[dict[str, float]]]:  # new weights; losses before each step
     "The weights after a few inner steps (section 3.2.2). FloatingPointError where they are not finite."
     weights, losses = {name: w.detach().clone() for name, w in weights.items()}, []
     for t, batch in enumerate(batches):
-        losses.append(inner_step(model, weights, batch, config.lr if rates is None else rates, config.clip, generator(*key, 'sample', t)))
-    if not all(w.isfinite().all() for w in weights.values()): raise FloatingPointError(f'fine-tuning: weights are not finite after {len(losses)} steps')
+        random = generator(*key, 'sample', t)
+        losses.append(inner_step(model, weights, batch, rates, config.clip, random))
+    if not all(w.isfinite().all() for w in weights.values()):
+        raise FloatingPointError(f'fine-tuning: weights are not finite after {len(losses)} steps')
     return weights, losses
 
 # %% ../nbs/15_inner_sgd.ipynb #0e813fd6
 LEVELS = ('model', 'tensor', 'neuron', 'parameter')  # from one rate to as many as there are weights
 
+
 def rate_shape(
-    weight:Tensor, # (out, ...)
-    level:str, # one of `LEVELS`
-) -> tuple[int, ...]: # broadcasts to the shape of the weight
+    weight: Tensor,  # (out, ...)
+    level: str,  # one of `LEVELS`
+) -> tuple[int, ...]:  # broadcasts to the shape of the weight
     "How the learning rates of a tensor are laid out (section 3.2.4). ValueError for an unknown level."
-    if level not in LEVELS: raise ValueError(f'level of the learning rates: expected one of {LEVELS}, got {level!r}')
+    if level not in LEVELS:
+        raise ValueError(f'level of the learning rates: expected one of {LEVELS}, got {level!r}')
     ones = (1,) * (weight.dim() - 1)
-    return dict(model=(), tensor=(1, *ones), neuron=(len(weight), *ones), parameter=tuple(weight.shape))[level]
+    return dict(
+        model=(), tensor=(1, *ones), neuron=(len(weight), *ones), parameter=tuple(weight.shape)
+    )[level]
 
 # %% ../nbs/15_inner_sgd.ipynb #3d72f125
 def learning_rates(
-    weights:Weights,
-    level:str='neuron', # one of `LEVELS`
-    value:float=1e-3, # the mean
-    spread:float=0.5, # each rate is off by up to this share of the mean; not at level 'model'
-    seed:int=1, # of these draws
+    weights: Weights,
+    level: str = 'neuron',  # one of `LEVELS`
+    value: float = 1e-3,  # the mean
+    spread: float = 0.5,  # each rate is off by up to this share of the mean; not at level 'model'
+    seed: int = 1,  # of these draws
 ) -> Rates:
     "Learning rates to start from (released code). ValueError for an unknown level."
-    shapes = {'': ()} if level == 'model' else {name: rate_shape(w, level) for name, w in weights.items()}
-    if level == 'model': spread = 0.0
+    shapes = (
+        {'': ()}
+        if level == 'model'
+        else {name: rate_shape(w, level) for name, w in weights.items()}
+    )
+    if level == 'model':
+        spread = 0.0
     device = next(iter(weights.values())).device
-    return {name: (value * (1 + spread * (2 * torch.rand(shape, generator=generator(seed, 'rates', name)) - 1))).to(device)
-            for name, shape in shapes.items()}
+    return {
+        name: (
+            value
+            * (1 + spread * (2 * torch.rand(shape, generator=generator(seed, 'rates', name)) - 1))
+        ).to(device)
+        for name, shape in shapes.items()
+    }

@@ -18,9 +18,12 @@ from .inner_sgd import Batch, Rates, Weights, descend, leaves, loss_gradient, lo
 @dataclass
 class MetaGradient:
     "What one task says about initialisation and learning rates."
+
     weights: Weights  # gradient of the meta loss with respect to the initialisation
     rates: Rates  # ... and with respect to the learning rates
-    losses: dict[str, float]  # parts of the meta loss; where it is taken several times, of the last time
+    losses: dict[
+        str, float
+    ]  # parts of the meta loss; where it is taken several times, of the last time
     inner: list[dict[str, float]]  # the inner losses before each inner step
 
     @property
@@ -30,25 +33,27 @@ class MetaGradient:
 
 # %% ../nbs/20_meta.ipynb #39a390f3
 def check_shares(
-    shares:dict[int, float]|None, # weight of the meta loss after each number of inner steps
-    steps:int, # inner steps, T
-) -> dict[int, float]: # all of it after T if None
+    shares: dict[int, float] | None,  # weight of the meta loss after each number of inner steps
+    steps: int,  # inner steps, T
+) -> dict[int, float]:  # all of it after T if None
     "When the meta loss is taken. ValueError where that is after more steps than there are."
     shares = {steps: 1.0} if shares is None else shares
-    if not shares or max(shares) > steps: raise ValueError(f'shares: expected some after at most {steps} inner steps, got {shares}')
+    if not shares or max(shares) > steps:
+        raise ValueError(f'shares: expected some after at most {steps} inner steps, got {shares}')
     return shares
 
 # %% ../nbs/20_meta.ipynb #5388edb7
 def unrolled_meta_gradient(
-    model:nn.Module,
-    weights:Weights, # initialisation
-    rates:Rates,
-    batches:list[Batch], # one for each of the T inner steps
-    test:Batch, # for the meta loss
-    clip:float|None=None, # greatest norm of an inner gradient
-    key:tuple[int | str, ...]=(), # seed of the sampling
-    shares:dict[int, float]|None=None, # weight of the meta loss after each number of inner steps; all of it after T if None
-    second_order:bool=False, # differentiate the inner gradients too
+    model: nn.Module,
+    weights: Weights,  # initialisation
+    rates: Rates,
+    batches: list[Batch],  # one for each of the T inner steps
+    test: Batch,  # for the meta loss
+    clip: float | None = None,  # greatest norm of an inner gradient
+    key: tuple[int | str, ...] = (),  # seed of the sampling
+    shares: dict[int, float]
+    | None = None,  # weight of the meta loss after each number of inner steps; all of it after T if None
+    second_order: bool = False,  # differentiate the inner gradients too
 ) -> MetaGradient:
     "Backpropagation through time (equation 4), by autograd. ValueError where a second derivative does not exist."
     shares, total, inner = check_shares(shares, len(batches)), 0.0, []
@@ -58,26 +63,49 @@ def unrolled_meta_gradient(
         if t in shares:
             losses = losses_with(model, weights | fast, test, generator(*key, 'test', t))
             total = total + shares[t] * sum(losses.values())
-        if t == len(batches): break
+        if t == len(batches):
+            break
         inner.append(losses_with(model, weights | fast, batches[t], generator(*key, 'sample', t)))
-        gradients = torch.autograd.grad(sum(inner[t].values()), list(fast.values()), create_graph=second_order, materialize_grads=True)
-        inner[t] = {name: loss.item() for name, loss in inner[t].items()}  # and with it goes the graph, unless it is needed
+        gradients = torch.autograd.grad(
+            sum(inner[t].values()),
+            list(fast.values()),
+            create_graph=second_order,
+            materialize_grads=True,
+        )
+        inner[t] = {
+            name: loss.item() for name, loss in inner[t].items()
+        }  # and with it goes the graph, unless it is needed
         norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
-        if clip is not None and norm > clip: gradients = [g * (clip / norm) for g in gradients]
-        fast = {name: w - learned.get(name, learned.get('')) * g for (name, w), g in zip(fast.items(), gradients, strict=True)}
-    try: result = torch.autograd.grad(total, [*start.values(), *learned.values()], materialize_grads=True)
+        if clip is not None and norm > clip:
+            gradients = [g * (clip / norm) for g in gradients]
+        fast = {
+            name: w - learned.get(name, learned.get('')) * g
+            for (name, w), g in zip(fast.items(), gradients, strict=True)
+        }
+    try:
+        result = torch.autograd.grad(
+            total, [*start.values(), *learned.values()], materialize_grads=True
+        )
     except RuntimeError as error:
-        if 'double backwards on roi_align' not in str(error): raise
-        raise ValueError("second order: expected a RoIAlign that can be differentiated twice, got torchvision's; "
-                         "build the model with RoIConfig(align='twice')") from error
-    return MetaGradient(dict(zip(start, result)), dict(zip(learned, result[len(start):])), {n: v.item() for n, v in losses.items()}, inner)
+        if 'double backwards on roi_align' not in str(error):
+            raise
+        raise ValueError(
+            "second order: expected a RoIAlign that can be differentiated twice, got torchvision's; "
+            "build the model with RoIConfig(align='twice')"
+        ) from error
+    return MetaGradient(
+        dict(zip(start, result)),
+        dict(zip(learned, result[len(start) :])),
+        {n: v.item() for n, v in losses.items()},
+        inner,
+    )
 
 # %% ../nbs/20_meta.ipynb #db11434c
 def rate_gradient(
-    rates:Rates, # of any level
-    test:Weights, # gradient of the meta loss after the inner steps
-    sums:Weights, # sum of the inner gradients
-) -> Rates: # gradient of the meta loss with respect to each rate
+    rates: Rates,  # of any level
+    test: Weights,  # gradient of the meta loss after the inner steps
+    sums: Weights,  # sum of the inner gradients
+) -> Rates:  # gradient of the meta loss with respect to each rate
     "The closed form of first order: how the meta loss changes with the learning rates."
     result = {name: torch.zeros_like(r) for name, r in rates.items()}
     for name, g in test.items():
@@ -87,30 +115,37 @@ def rate_gradient(
 
 # %% ../nbs/20_meta.ipynb #4ab8c2ce
 def meta_gradient(
-    model:nn.Module,
-    weights:Weights, # initialisation; stays as it is
-    rates:Rates,
-    batches:list[Batch], # one for each of the T inner steps
-    test:Batch, # for the meta loss
-    clip:float|None=None, # greatest norm of an inner gradient
-    key:tuple[int | str, ...]=(), # seed of the sampling
-    shares:dict[int, float]|None=None, # weight of the meta loss after each number of inner steps; all of it after T if None
+    model: nn.Module,
+    weights: Weights,  # initialisation; stays as it is
+    rates: Rates,
+    batches: list[Batch],  # one for each of the T inner steps
+    test: Batch,  # for the meta loss
+    clip: float | None = None,  # greatest norm of an inner gradient
+    key: tuple[int | str, ...] = (),  # seed of the sampling
+    shares: dict[int, float]
+    | None = None,  # weight of the meta loss after each number of inner steps; all of it after T if None
 ) -> MetaGradient:
     "Backpropagation through time (equation 4), first order, in closed form. FloatingPointError where a loss is not finite."
-    fast = {name: w.detach().clone() for name, w in weights.items()}
-    sums = {name: torch.zeros_like(w) for name, w in fast.items()}
+    fast, sums = (
+        {name: f(w.detach()) for name, w in weights.items()}
+        for f in (torch.clone, torch.zeros_like)
+    )
     shares, total, inner = check_shares(shares, len(batches)), None, []
     for t in range(len(batches) + 1):
         if t in shares:
             gradients, losses = loss_gradient(model, fast, test, None, generator(*key, 'test', t))
             torch._foreach_mul_(list(gradients.values()), shares[t])
             new = gradients, rate_gradient(rates, gradients, sums)
-            if total is None: total = new
+            if total is None:
+                total = new
             else:
                 for ours, more in zip(total, new):
                     torch._foreach_add_(list(ours.values()), list(more.values()))
-        if t == len(batches): return MetaGradient(*total, losses, inner)
-        gradients, values = loss_gradient(model, fast, batches[t], clip, generator(*key, 'sample', t))
+        if t == len(batches):
+            return MetaGradient(*total, losses, inner)
+        gradients, values = loss_gradient(
+            model, fast, batches[t], clip, generator(*key, 'sample', t)
+        )
         torch._foreach_add_([sums[name] for name in gradients], list(gradients.values()))
         descend(fast, gradients, rates)
         inner.append(values)

@@ -9,32 +9,36 @@ __all__ = ['PROTOCOL', 'jaccard', 'boundary', 'tolerance', 'dilate', 'boundary_f
 # %% ../nbs/14_metrics.ipynb #90f348b8
 import csv
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from .core import write_then_rename
-from .video import VOID, natural_key, read_mask
+from .video import VOID, is_binary, natural_key, read_mask
 
 # %% ../nbs/14_metrics.ipynb #8d2fc1b8
 def _pair(pred, true) -> tuple[np.ndarray, np.ndarray]:
     "Both masks as bool (H, W); ValueError unless their shapes are equal."
     pred, true = np.asarray(pred, dtype=bool), np.asarray(true, dtype=bool)
     if pred.ndim != 2 or pred.shape != true.shape:
-        raise ValueError(f'expected two masks of one shape (H, W), got {pred.shape} and {true.shape}')
+        raise ValueError(
+            f'expected two masks of one shape (H, W), got {pred.shape} and {true.shape}'
+        )
     return pred, true
 
+
 def jaccard(
-    pred:np.ndarray, # (H, W) mask, bool or number; whatever is not 0 belongs to it
-    true:np.ndarray, # (H, W) mask
-) -> float: # J in [0, 1]
+    pred: np.ndarray,  # (H, W) mask, bool or number; whatever is not 0 belongs to it
+    true: np.ndarray,  # (H, W) mask
+) -> float:  # J in [0, 1]
     "Intersection over union of two masks; 1 where both are empty. ValueError where their shapes differ."
     pred, true = _pair(pred, true)
     union = np.count_nonzero(pred | true)
@@ -42,8 +46,8 @@ def jaccard(
 
 # %% ../nbs/14_metrics.ipynb #0f168a2f
 def boundary(
-    mask:np.ndarray, # (H, W) bool
-) -> np.ndarray: # (H, W) bool
+    mask: np.ndarray,  # (H, W) bool
+) -> np.ndarray:  # (H, W) bool
     "One-pixel contour: where a pixel differs from its right, lower or lower-right neighbour."
     edge = np.zeros_like(mask)
     edge[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
@@ -53,92 +57,122 @@ def boundary(
 
 # %% ../nbs/14_metrics.ipynb #db5a3c39
 def tolerance(
-    height:int, # pixels
-    width:int, # pixels
-) -> int: # pixels
+    height: int,  # pixels
+    width: int,  # pixels
+) -> int:  # pixels
     "How far two contours may lie apart and still match."
-    return math.ceil(0.008 * math.sqrt(height ** 2 + width ** 2))
+    return math.ceil(0.008 * math.sqrt(height**2 + width**2))
 
 # %% ../nbs/14_metrics.ipynb #52ab1ca4
 def dilate(
-    mask:np.ndarray, # (H, W) bool
-    radius:int, # pixels
-) -> np.ndarray: # (H, W) bool: is a pixel of `mask` within `radius`?
+    mask: np.ndarray,  # (H, W) bool
+    radius: int,  # pixels
+) -> np.ndarray:  # (H, W) bool: is a pixel of `mask` within `radius`?
     "Dilation by a disk, as sideways spreads and vertical shifts of all pixels in one binary number."
     H, W = mask.shape
-    row = math.ceil((W + radius) / 8)  # bytes; the zeros at its end keep a spread out of the next row
+    row = math.ceil(
+        (W + radius) / 8
+    )  # bytes; the zeros at its end keep a spread out of the next row
     packed = np.zeros((H, row), np.uint8)
-    packed[:, :math.ceil(W / 8)] = np.packbits(mask, axis=1, bitorder='little')
-    run, half, out = int.from_bytes(packed.tobytes(), 'little'), 0, 0  # every pixel has become a run of 2 * half + 1 pixels
+    packed[:, : math.ceil(W / 8)] = np.packbits(mask, axis=1, bitorder='little')
+    run, half, out = (
+        int.from_bytes(packed.tobytes(), 'little'),
+        0,
+        0,
+    )  # every pixel has become a run of 2 * half + 1 pixels
     for dy in range(radius, -1, -1):  # rows of the disk, from its top and bottom to its middle
-        while half < (wanted := math.isqrt(radius ** 2 - dy ** 2)):
-            step = min(wanted - half, half + 1)  # a longer one would leave gaps, in runs that the first bit cut in half
+        while half < (wanted := math.isqrt(radius**2 - dy**2)):
+            step = min(
+                wanted - half, half + 1
+            )  # a longer one would leave gaps, in runs that the first bit cut in half
             run |= run << step | run >> step
             half += step
         out |= run << 8 * row * dy | run >> 8 * row * dy
-    spread = np.frombuffer(out.to_bytes(row * (H + radius), 'little'), np.uint8).reshape(H + radius, row)[:H]
+    spread = np.frombuffer(out.to_bytes(row * (H + radius), 'little'), np.uint8).reshape(
+        H + radius, row
+    )[:H]
     return np.unpackbits(spread, axis=1, count=W, bitorder='little').view(bool)
 
 # %% ../nbs/14_metrics.ipynb #6a0d41b9
-def _window(mask:np.ndarray) -> tuple[slice, slice]:
+def _window(mask: np.ndarray) -> tuple[slice, slice]:
     "Rows and columns of the smallest box around a mask (H, W), with a margin of one pixel inside the picture."
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows): return slice(0), slice(0)
+    if not len(rows):
+        return slice(0), slice(0)
     return slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
 
+
 def boundary_f(
-    pred:np.ndarray, # (H, W) mask, bool or number; whatever is not 0 belongs to it
-    true:np.ndarray, # (H, W) mask
-    radius:int|None=None, # tolerance in pixels; that of a picture as large as the masks if None
-) -> float: # F in [0, 1]
+    pred: np.ndarray,  # (H, W) mask, bool or number; whatever is not 0 belongs to it
+    true: np.ndarray,  # (H, W) mask
+    radius: int
+    | None = None,  # tolerance in pixels; that of a picture as large as the masks if None
+) -> float:  # F in [0, 1]
     "Contour accuracy of two masks; 1 where neither has a boundary. ValueError where their shapes differ."
     pred, true = _pair(pred, true)
     radius, window = tolerance(*true.shape) if radius is None else radius, _window(pred | true)
     a, b = boundary(pred[window]), boundary(true[window])
-    precision, recall = (float(np.count_nonzero(edge & dilate(other, radius)) / np.count_nonzero(edge)) if edge.any() else 1.0
-                         for edge, other in ((a, b), (b, a)))
+    precision, recall = (
+        float(np.count_nonzero(edge & dilate(other, radius)) / np.count_nonzero(edge))
+        if edge.any()
+        else 1.0
+        for edge, other in ((a, b), (b, a))
+    )
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 # %% ../nbs/14_metrics.ipynb #6f8384e7
 class Statistics(NamedTuple):
     "What the benchmark says about one measure over the frames of a video."
-    mean:float
-    recall:float  # share of the frames above 0.5
-    decay:float  # mean of the first quarter minus mean of the last
+
+    mean: float
+    recall: float  # share of the frames above 0.5
+    decay: float  # mean of the first quarter minus mean of the last
 
 # %% ../nbs/14_metrics.ipynb #6f8384e8
 def quarters(
-    length:int, # number of frames
-) -> list[slice]: # 4 slices; neighbours share a frame
+    length: int,  # number of frames
+) -> list[slice]:  # 4 slices; neighbours share a frame
     "Which frames the benchmark counts to each quarter of a video."
-    edges = (np.round(np.linspace(1, length, 5) + 1e-10) - 1).astype(int)  # the 1e-10 rounds halves up
+    edges = (np.round(np.linspace(1, length, 5) + 1e-10) - 1).astype(
+        int
+    )  # the 1e-10 rounds halves up
     return [slice(int(first), int(last) + 1) for first, last in zip(edges, edges[1:])]
 
 # %% ../nbs/14_metrics.ipynb #892311f4
 def statistics(
-    values:np.ndarray, # (N,) J or F of the scored frames, in order
+    values: np.ndarray,  # (N,) J or F of the scored frames, in order
 ) -> Statistics:
     "Mean, recall and decay of a measure. ValueError if there is no frame or a value is not finite."
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f'expected a list of at least one finite number, got shape {values.shape}: {values}')
+        raise ValueError(
+            f'expected a list of at least one finite number, got shape {values.shape}: {values}'
+        )
     first, _, _, last = quarters(len(values))
-    return Statistics(float(values.mean()), float((values > 0.5).mean()), float(values[first].mean() - values[last].mean()))
+    return Statistics(
+        float(values.mean()),
+        float((values > 0.5).mean()),
+        float(values[first].mean() - values[last].mean()),
+    )
 
 # %% ../nbs/14_metrics.ipynb #c7170f0e
-def _ids(mask:np.ndarray) -> list[int]:
+def _ids(mask: np.ndarray) -> list[int]:
     "The objects in an id map."
     flat = mask.ravel()
-    starts = flat[np.flatnonzero(flat[1:] != flat[:-1]) + 1]  # every id but the first begins a run of equal pixels: far fewer than all
+    starts = flat[
+        np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    ]  # every id but the first begins a run of equal pixels: far fewer than all
     return sorted({*flat[:1].tolist(), *starts.tolist()} - {0, VOID})
 
+
 def score_frame(
-    pred:np.ndarray, # (H, W) id map
-    true:np.ndarray, # (H, W) id map
-) -> dict[int, tuple[float, float]]: # id -> (J, F), for each object of either map
+    pred: np.ndarray,  # (H, W) id map
+    true: np.ndarray,  # (H, W) id map
+) -> dict[int, tuple[float, float]]:  # id -> (J, F), for each object of either map
     "J and F of each object of a frame."
     radius, void = tolerance(*true.shape), true == VOID
-    if void.any(): pred, true = np.where(void, 0, pred), np.where(void, 0, true)
+    if void.any():
+        pred, true = np.where(void, 0, pred), np.where(void, 0, true)
     window = _window((pred != 0) | (true != 0))  # the rest is background in both
     pred, true = pred[window], true[window]
     both = {k: (pred == k, true == k) for k in sorted({*_ids(pred), *_ids(true)})}
@@ -150,7 +184,8 @@ J: intersection over union of the two masks; 1 where both are empty.
 F: harmonic mean of precision and recall of the one-pixel boundaries,
    matched within ceil(0.008 x image diagonal) pixels; 1 where neither
    mask has a boundary, 0 where only one has.
-Objects: each on its own; void (255 beside other ids) is background.
+Objects: each on its own, or all as one on request, as in DAVIS 2016;
+   void (255 where a mask of the sequence has other ids) is background.
 davis: all annotated frames but the first and the last. Mean, recall
    (share above 0.5) and decay (first minus last quarter) of an object,
    then the means over all objects: a sequence of two counts twice.
@@ -164,138 +199,288 @@ youtube-vos: of each object, the annotated frames after the first that
 @dataclass(frozen=True)
 class ObjectScores:
     "J and F of one object in each scored frame of its sequence."
-    sequence:str
-    object_id:int
-    frames:tuple[str, ...]  # file names of the scored frames
-    j:np.ndarray  # (N,) one J a frame
-    f:np.ndarray  # (N,) one F a frame
+
+    sequence: str
+    object_id: int
+    frames: tuple[str, ...]  # file names of the scored frames
+    j: np.ndarray  # (N,) one J a frame
+    f: np.ndarray  # (N,) one F a frame
 
     @property
-    def name(self) -> str: return f'{self.sequence}_{self.object_id}'  # as in the tables of the benchmark
+    def name(self) -> str:
+        return f'{self.sequence}_{self.object_id}'  # as in the tables of the benchmark
 
 # %% ../nbs/14_metrics.ipynb #179059ac
 @dataclass(frozen=True)
 class Result:
     "The scores of all objects of all sequences."
-    objects:tuple[ObjectScores, ...]
+
+    objects: tuple[ObjectScores, ...]
 
     def summary(self) -> dict[str, float]:
         "The global numbers: means over the objects, as fractions."
-        j, f = (np.mean([statistics(getattr(scores, k)) for scores in self.objects], axis=0).tolist() for k in 'jf')
-        columns = [f'{measure}-{number}' for measure in 'JF' for number in ('Mean', 'Recall', 'Decay')]
+        j, f = (
+            np.mean([statistics(getattr(scores, k)) for scores in self.objects], axis=0).tolist()
+            for k in 'jf'
+        )
+        columns = [
+            f'{measure}-{number}' for measure in 'JF' for number in ('Mean', 'Recall', 'Decay')
+        ]
         return {'J&F-Mean': (j[0] + f[0]) / 2, **dict(zip(columns, j + f))}
 
 # %% ../nbs/14_metrics.ipynb #f77dc21d
-def _mask_names(folder:Path) -> list[str]:
-    return sorted((path.name for path in folder.glob('*.png') if path.name[0] != '.'), key=natural_key)  # by their numbers
+def _mask_names(folder: Path) -> list[str]:
+    return sorted(
+        (path.name for path in folder.glob('*.png') if path.name[0] != '.'), key=natural_key
+    )  # by their numbers
 
-def _pairs(predictions:Path, annotations:Path, protocol:str) -> list[tuple[Path|None, Path]]:
+
+def _pairs(predictions: Path, annotations: Path, protocol: str) -> list[tuple[Path | None, Path]]:
     "Predicted and true mask of each annotated frame of one sequence; None where no object is scored."
-    names, unscored = _mask_names(annotations), 2 if protocol == 'davis' else 1
-    scored = names[1:-1] if unscored == 2 else names[1:]
-    if not scored: raise ValueError(f'{annotations}: expected more masks (*.png) than the {unscored} not scored, found {len(names)}')
+    names = _mask_names(annotations)
+    scored = names[1:-1] if protocol == 'davis' else names[1:]
+    if not names:
+        raise ValueError(f'{annotations}: expected masks (*.png), found none')
     missing = [name for name in scored if not (predictions / name).is_file()]
-    if missing: raise ValueError(f'{predictions / missing[0]}: no such mask; expected {len(scored)} of {annotations}, got {len(scored) - len(missing)}')
+    if missing:
+        raise ValueError(
+            f'{predictions / missing[0]}: no such mask; expected {len(scored)} of {annotations}, got {len(scored) - len(missing)}'
+        )
     return [(predictions / name if name in scored else None, annotations / name) for name in names]
 
-def _read(path:Path) -> np.ndarray:
+
+def _read(path: Path, binary: bool, single: bool) -> np.ndarray:
     "The ids of a mask file (H, W), in the smallest type that holds them."
-    ids = read_mask(path).numpy()
+    ids = read_mask(path, binary).numpy()
+    if single:
+        ids = np.where(ids == VOID, VOID, ids > 0)
     return ids.astype(np.min_scalar_type(ids.max()))
 
-def _score_files(pair:tuple[Path|None, Path]) -> tuple[list[int], list[int], dict]:
+
+def _kinds(pairs: list[tuple]) -> tuple[bool, ...]:
+    "Whether 255 is an object in the predicted and in the true masks of one sequence."
+    return tuple(is_binary(filter(None, side)) for side in zip(*pairs))
+
+
+def _score_files(
+    job: tuple[Path | None, Path, bool, bool, bool],
+) -> tuple[list[int], list[int], dict]:
     "The objects of the true mask and of the predicted mask, and their scores."
-    true = _read(pair[1])
-    if pair[0] is None: return _ids(true), [], {}
-    pred = _read(pair[0])
-    if pred.shape != true.shape: raise ValueError(f'{pair[0]}: expected height x width {true.shape} of {pair[1]}, got {pred.shape}')
+    predicted, annotated, binary_pred, binary_true, single = job
+    true = _read(annotated, binary_true, single)
+    if predicted is None:
+        return _ids(true), [], {}
+    pred = _read(predicted, binary_pred, single)
+    if pred.shape != true.shape:
+        raise ValueError(
+            f'{predicted}: expected height x width {true.shape} of {annotated}, got {pred.shape}'
+        )
     return _ids(true), _ids(pred), score_frame(pred, true)
 
 # %% ../nbs/14_metrics.ipynb #b7c2e1d1
-def _by_object(sequence:str, pairs:list[tuple], frames:list[tuple], protocol:str) -> list[ObjectScores]:
-    "The scores of each object of one sequence. ValueError where there is none, or a prediction has another."
-    first = {k: index for index in reversed(range(len(frames))) for k in frames[index][0]}  # id -> first annotated frame that shows it
-    if not first: raise ValueError(f'{pairs[0][1].parent}: expected masks of at least one object, got {len(pairs)} empty ones')
-    unknown = [(pair, k) for pair, (_, claimed, _) in zip(pairs, frames) for k in claimed if k not in first]
-    for (predicted, true), k in unknown: raise ValueError(f'{predicted}: expected ids among {sorted(first)} of {true.parent}, got object {k}')
-    scored = {k: range(1, len(pairs) - 1) if protocol == 'davis' else range(first[k] + 1, len(pairs)) for k in sorted(first)}
-    return [ObjectScores(sequence, k, tuple(pairs[index][1].name for index in chosen),
-                         *np.array([frames[index][2].get(k, (1.0, 1.0)) for index in chosen]).T) for k, chosen in scored.items() if chosen]
+_HINT = '; if all objects shall count as one, as in DAVIS 2016, say single (--single)'
 
-def _folders(predictions:Path, annotations:Path, sequences:Iterable[str]|None) -> dict[str, tuple[Path, Path]]:
+
+def _by_object(
+    sequence: str, pairs: list[tuple], frames: list[tuple], protocol: str
+) -> list[ObjectScores]:
+    "The scores of each object of one sequence. ValueError where a prediction has another."
+    first = {
+        k: index for index in reversed(range(len(frames))) for k in frames[index][0]
+    }  # id -> first annotated frame that shows it
+    unknown = [
+        (pair, k) for pair, (_, claimed, _) in zip(pairs, frames) for k in claimed if k not in first
+    ]
+    for (predicted, true), k in unknown:
+        raise ValueError(
+            f'{predicted}: expected ids among {sorted(first)} of {true.parent}, '
+            f'got object {k}{_HINT}'
+        )
+    scored = {
+        k: range(1, len(pairs) - 1) if protocol == 'davis' else range(first[k] + 1, len(pairs))
+        for k in sorted(first)
+    }
+    return [
+        ObjectScores(
+            sequence,
+            k,
+            tuple(pairs[index][1].name for index in chosen),
+            *np.array([frames[index][2].get(k, (1.0, 1.0)) for index in chosen]).T,
+        )
+        for k, chosen in scored.items()
+        if chosen
+    ]
+
+
+def _folders(
+    predictions: Path, annotations: Path, sequences: Iterable[str] | None
+) -> dict[str, tuple[Path, Path]]:
     "Sequence -> its predicted and its true masks. ValueError where a folder is missing or there is nothing to score."
     for folder in (predictions, annotations):
-        if not folder.is_dir(): raise ValueError(f'{folder}: expected a folder of masks, got {"a file" if folder.exists() else "nothing"}')
-    if sequences is None and _mask_names(annotations): return {annotations.resolve().name: (predictions, annotations)}
-    names = list(sequences) if sequences is not None else sorted(path.name for path in annotations.iterdir() if path.is_dir() and path.name[0] != '.')
-    if not names: raise ValueError(f'{annotations}: expected masks (*.png) or a folder of them per sequence, found neither')
+        if not folder.is_dir():
+            raise ValueError(
+                f'{folder}: expected a folder of masks, got {"a file" if folder.exists() else "nothing"}'
+            )
+    if sequences is None and _mask_names(annotations):
+        return {annotations.resolve().name: (predictions, annotations)}
+    names = (
+        list(sequences)
+        if sequences is not None
+        else sorted(
+            path.name for path in annotations.iterdir() if path.is_dir() and path.name[0] != '.'
+        )
+    )
+    if not names:
+        raise ValueError(
+            f'{annotations}: expected masks (*.png) or a folder of them per sequence, found neither'
+        )
     return {name: (predictions / name, annotations / name) for name in names}
 
 # %% ../nbs/14_metrics.ipynb #892093dd
+def _each(workers: int, work: Callable, jobs: Iterable) -> Iterator[Any]:
+    "The results of a function, in order, from this process or from several."
+    if workers == 1:
+        yield from map(work, jobs)
+        return
+    # one thread each: a forked process must not wait for threads that its parent had
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(work, jobs, chunksize=8)
+
+
 def evaluate(
-    predictions:Path|str, # <sequence>/<frame>.png below it, or the folder of one sequence's masks
-    annotations:Path|str, # the same of the true masks; one sequence is named after this folder
-    sequences:Iterable[str]|None=None, # which to score; all of `annotations` if None
-    protocol:str='davis', # which frames are scored: 'davis' or 'youtube-vos', see `PROTOCOL`
-    workers:int=1, # processes; their number changes the time, not the result
+    predictions: Path
+    | str,  # <sequence>/<frame>.png below it, or the folder of one sequence's masks
+    annotations: Path | str,  # the same of the true masks; one sequence is named after this folder
+    sequences: Iterable[str] | None = None,  # which to score; all of `annotations` if None
+    protocol: str = 'davis',  # which frames are scored: 'davis' or 'youtube-vos', see `PROTOCOL`
+    workers: int = 1,  # processes; their number changes the time, not the result
+    single: bool = False,  # do all objects of a mask count as one, with id 1?
 ) -> Result:
     "J and F of every object in every frame that the protocol scores. ValueError names the file that is missing or does not fit."
-    if protocol not in ('davis', 'youtube-vos'): raise ValueError(f"protocol: expected 'davis' or 'youtube-vos', got {protocol!r}")
-    pairs = {name: _pairs(*both, protocol) for name, both in _folders(Path(predictions), Path(annotations), sequences).items()}
-    jobs = [pair for listed in pairs.values() for pair in listed]
-    # one thread each: a forked process must not wait for threads that its parent had
-    pool = ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) if workers > 1 else nullcontext()
-    with pool, closing(pool.map(_score_files, jobs, chunksize=8) if workers > 1 else (_score_files(job) for job in jobs)) as frames:
-        return Result(tuple(scores for name, listed in pairs.items()
-                            for scores in _by_object(name, listed, [next(frames) for _ in listed], protocol)))
+    if protocol not in ('davis', 'youtube-vos'):
+        raise ValueError(f"protocol: expected 'davis' or 'youtube-vos', got {protocol!r}")
+    pairs = {
+        name: _pairs(*both, protocol)
+        for name, both in _folders(Path(predictions), Path(annotations), sequences).items()
+    }
+    kinds = list(_each(workers, _kinds, pairs.values()))
+    jobs = [
+        (*pair, *kind, single) for listed, kind in zip(pairs.values(), kinds) for pair in listed
+    ]
+    objects, lost = [], []
+    with closing(_each(workers, _score_files, jobs)) as frames:
+        for name, listed in pairs.items():
+            found = [next(frames) for _ in listed]
+            claimed = {k for _, ids, _ in found for k in ids}
+            objects += (scored := _by_object(name, listed, found, protocol))
+            lost += [scores.name for scores in scored if scores.object_id not in claimed]
+    blank = ', '.join(sorted(pairs.keys() - {scores.sequence for scores in objects}))
+    told = f'{annotations}: expected an object in a frame that is scored, found none in {blank}'
+    if not objects:
+        raise ValueError(told)
+    if blank:
+        warnings.warn(f'{told}; left out', stacklevel=2)
+    if lost:
+        few = ', '.join(lost[:5]) + ', ...' * (len(lost) > 5)
+        hint = '' if single else _HINT
+        warnings.warn(f'{predictions}: no mask shows {few}{hint}', stacklevel=2)
+    return Result(tuple(objects))
 
 # %% ../nbs/14_metrics.ipynb #bc3f6a4b
 def plot_over_time(
-    result:Result, # of `evaluate`
-    path:Path|str|None=None, # where to write it; its suffix names the format: .png, .svg or .pdf
+    result: Result,  # of `evaluate`
+    path: Path
+    | str
+    | None = None,  # where to write it; its suffix names the format: .png, .svg or .pdf
 ) -> plt.Figure:
     "J (solid) and F (dotted) of each object, frame by frame, a panel a sequence. ValueError if the file cannot be written."
-    groups = {scores.sequence: [other for other in result.objects if other.sequence == scores.sequence] for scores in result.objects}
+    groups = {
+        scores.sequence: [other for other in result.objects if other.sequence == scores.sequence]
+        for scores in result.objects
+    }
     columns, rows = min(len(groups), 3), -(-len(groups) // 3)
-    figure = plt.figure(figsize=(4.5 * columns, 2.3 * rows), dpi=60 if path is None else 150, layout='constrained')
+    figure = plt.figure(
+        figsize=(4.5 * columns, 2.3 * rows), dpi=60 if path is None else 150, layout='constrained'
+    )
     for panel, objects in enumerate(groups.values(), 1):
-        ax = figure.add_subplot(rows, columns, panel, xlabel='scored frame', ylabel='J, dotted F', ylim=(-0.02, 1.02))
-        number = {name: k for k, name in enumerate(sorted({name for scores in objects for name in scores.frames}, key=natural_key), 1)}
+        ax = figure.add_subplot(
+            rows, columns, panel, xlabel='scored frame', ylabel='J, dotted F', ylim=(-0.02, 1.02)
+        )
+        number = {
+            name: k
+            for k, name in enumerate(
+                sorted({name for scores in objects for name in scores.frames}, key=natural_key), 1
+            )
+        }
         for scores in objects:
-            line, = ax.plot([number[name] for name in scores.frames], scores.j, label=scores.name)
+            (line,) = ax.plot([number[name] for name in scores.frames], scores.j, label=scores.name)
             ax.plot([number[name] for name in scores.frames], scores.f, ':', color=line.get_color())
         ax.legend(fontsize=7)
     if path is not None:
         plt.close(figure)
         try:
-            with write_then_rename(path) as temporary: figure.savefig(temporary)
-        except ValueError as error: raise ValueError(f'{path}: expected a name in .png, .svg or .pdf; {error}') from error
+            with write_then_rename(path) as temporary:
+                figure.savefig(temporary)
+        except ValueError as error:
+            raise ValueError(f'{path}: expected a name in .png, .svg or .pdf; {error}') from error
     return figure
 
 # %% ../nbs/14_metrics.ipynb #e6a7c8d1
 def youtube_scores(
-    result:Result, # of `evaluate` with the protocol 'youtube-vos'
-    seen:Mapping[tuple[str, int], bool], # (sequence, object id) -> is its category in the training set?
-) -> dict[str, float]: # fractions
+    result: Result,  # of `evaluate` with the protocol 'youtube-vos'
+    seen: Mapping[
+        tuple[str, int], bool
+    ],  # (sequence, object id) -> is its category in the training set?
+) -> dict[str, float]:  # fractions
     "Overall, and J and F over the objects of seen and unseen categories (paper, Table 3). ValueError where an object or a group is missing."
-    missing = [scores.name for scores in result.objects if (scores.sequence, scores.object_id) not in seen]
-    if missing: raise ValueError(f'expected to be told whether the category of {missing} is seen, got {len(seen)} other objects')
-    groups = [[(scores.j.mean(), scores.f.mean()) for scores in result.objects if bool(seen[scores.sequence, scores.object_id]) == flag]
-              for flag in (True, False)]
-    if not all(groups): raise ValueError(f'expected objects of seen and of unseen categories, got {" and ".join(str(len(g)) for g in groups)}')
+    missing = [
+        scores.name for scores in result.objects if (scores.sequence, scores.object_id) not in seen
+    ]
+    if missing:
+        raise ValueError(
+            f'expected to be told whether the category of {missing} is seen, got {len(seen)} other objects'
+        )
+    groups = [
+        [
+            (scores.j.mean(), scores.f.mean())
+            for scores in result.objects
+            if bool(seen[scores.sequence, scores.object_id]) == flag
+        ]
+        for flag in (True, False)
+    ]
+    if not all(groups):
+        raise ValueError(
+            f'expected objects of seen and of unseen categories, got {" and ".join(str(len(g)) for g in groups)}'
+        )
     (js, fs), (ju, fu) = (np.mean(group, axis=0).tolist() for group in groups)
-    return {'Overall': (js + ju + fs + fu) / 4, 'J-seen': js, 'J-unseen': ju, 'F-seen': fs, 'F-unseen': fu}
+    return {
+        'Overall': (js + ju + fs + fu) / 4,
+        'J-seen': js,
+        'J-unseen': ju,
+        'F-seen': fs,
+        'F-unseen': fu,
+    }
 
 # %% ../nbs/14_metrics.ipynb #2bb6f5e3
 def write_csv(
-    result:Result, # of `evaluate`
-    folder:Path|str, # is made where it does not exist
-    summary:Mapping[str, float]|None=None, # the global numbers, as from `youtube_scores`; those of DAVIS if None
+    result: Result,  # of `evaluate`
+    folder: Path | str,  # is made where it does not exist
+    summary: Mapping[str, float]
+    | None = None,  # the global numbers, as from `youtube_scores`; those of DAVIS if None
 ) -> None:
     "Write `global_results.csv` and `per-sequence_results.csv` (a row an object), as fractions. ValueError if the folder cannot be written."
     folder, summary = Path(folder), summary or result.summary()
-    with suppress(OSError): folder.mkdir(parents=True, exist_ok=True)  # a file that cannot be written is named below
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)  # a file that cannot be written is named below
     rows = [(scores.name, scores.j.mean(), scores.f.mean()) for scores in result.objects]
-    for name, table in ('global', [summary, summary.values()]), ('per-sequence', [('Sequence', 'J-Mean', 'F-Mean'), *rows]):
-        with write_then_rename(folder / f'{name}_results.csv') as temporary, open(temporary, 'w', newline='') as file:
-            csv.writer(file, lineterminator='\n').writerows([f'{x:.6f}' if isinstance(x, float) else x for x in row] for row in table)
+    for name, table in (
+        ('global', [summary, summary.values()]),
+        ('per-sequence', [('Sequence', 'J-Mean', 'F-Mean'), *rows]),
+    ):
+        with (
+            write_then_rename(folder / f'{name}_results.csv') as temporary,
+            open(temporary, 'w', newline='') as file,
+        ):
+            csv.writer(file, lineterminator='\n').writerows(
+                [f'{x:.6f}' if isinstance(x, float) else x for x in row] for row in table
+            )

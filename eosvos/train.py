@@ -22,13 +22,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .augment import AugmentConfig
-from .core import write_then_rename
+from .core import check_range, write_then_rename
 from .datasets import Sequence
-from .inner_sgd import Batch, Rates, Weights, clip_norm, initial_weights, learning_rates
+from .follow import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig, Tracker, follow_scores
+from eosvos.inner_sgd import (
+    Batch,
+    Rates,
+    Weights,
+    clip_norm,
+    initial_weights,
+    learning_rates,
+)
 from .meta import MetaGradient, meta_gradient
-from .parent import HELD_OUT, ParentConfig, follow_scores, train_parent, training_sets
-from .runs import Processes, change, check_counts, difference, keep, own_device, read_checkpoint, read_log, take_up, write_log
-from .segment import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig
+from .parent import HELD_OUT, ParentConfig, train_parent, training_sets
+from eosvos.runs import (
+    Processes,
+    change,
+    difference,
+    keep,
+    own_device,
+    read_checkpoint,
+    read_log,
+    take_up,
+    write_log,
+)
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
 
@@ -36,22 +53,33 @@ from .weights import load_model, load_rates, save_weights
 @dataclass(frozen=True)
 class MetaConfig:
     "Meta-training of initialisation and learning rates; the defaults are the paper's."
+
     start: str = 'coco.safetensors'  # file of weights, or the name of shipped ones (section 4.2: COCO; made by `eosvos weights coco --out coco.safetensors`)
-    tasks: TaskConfig = TaskConfig(steps=5)  # T = 5 inner steps (section 4.2); views as in the released code
+    tasks: TaskConfig = TaskConfig(
+        steps=5
+    )  # T = 5 inner steps (section 4.2); views as in the released code
     level: str = 'neuron'  # of the learning rates (section 3.2.4)
     rate: float = 1e-3  # learning rates start around this (released code) ...
     spread: float = 0.5  # ... within this share of it (released code)
     batch: int = 4  # tasks of an outer step, over all processes (section 4.2)
-    lr: float = 1e-5  # outer rate of the initialisation, RAdam (released code; the paper: one fixed rate)
+    lr: float = (
+        1e-5  # outer rate of the initialisation, RAdam (released code; the paper: one fixed rate)
+    )
     lr_rates: float = 1e-5  # outer rate of the learning rates (released code); 0 keeps those of the start (section 4.2, fine-tuning per data set)
     common: float = 0.0  # so many times `lr_rates` is that of one more step, which all rates of a tensor take together; the paper has none
     log_rates: bool = False  # outer steps change the logarithm of the learning rates; in the paper the rates themselves
     decay: bool = False  # outer rates fall along half a cosine; the paper's are fixed
     greatest: float | None = None  # learning rates stay below this; below none in the paper
     clip: float | None = None  # greatest norm of an inner gradient; none in the paper
-    outer_clip: float | None = None  # greatest norm of a task's gradient for the initialisation (that for the rates is scaled along); none in the paper
-    shares: tuple[tuple[int, float], ...] = ()  # multi-step loss: (inner steps, weight); () is all after the last step (equation 4)
-    average: float = 0.0  # decay of the running mean of what is learned; 0 keeps the last, as the paper does
+    outer_clip: float | None = (
+        None  # greatest norm of a task's gradient for the initialisation (that for the rates is scaled along); none in the paper
+    )
+    shares: tuple[
+        tuple[int, float], ...
+    ] = ()  # multi-step loss: (inner steps, weight); () is all after the last step (equation 4)
+    average: float = (
+        0.0  # decay of the running mean of what is learned; 0 keeps the last, as the paper does
+    )
     steps: int = 100_000  # outer steps; the paper says four days on four GPUs (section 4.2)
     every: int = 50  # outer steps between checkpoints
     validate: int = 500  # outer steps between validations; 0: never
@@ -63,125 +91,219 @@ class MetaConfig:
     workers: int = 2  # processes that draw tasks, per training process
     seed: int = 1
 
-    def __post_init__(self): check_counts(self, 'steps', 'batch', 'every', 'stride')
+    def __post_init__(self):
+        check_range(self, 1, math.inf, 'steps', 'batch', 'every', 'stride')
+        check_range(self, 0, math.inf, 'rate', 'lr', 'lr_rates', 'common', 'validate', 'workers')
+        check_range(self, 0, 1, 'spread', 'average')
+        check_range(self, 1e-9, math.inf, 'greatest', 'clip', 'outer_clip')
 
 # %% ../nbs/22_train.ipynb #551ad777
 PRESETS = dict(
     parent=ParentConfig(),
     paper=MetaConfig(),
     small=MetaConfig(
-        start='parent', held_out=HELD_OUT, stride=4, segment=SMALL_SEGMENT,
-        tasks=TaskConfig(shares=(('davis', 0.4), ('coco128', 0.2), ('pennfudan', 0.2), ('ecssd', 0.1), ('duts', 0.05), ('horses', 0.05)),
-                         fresh=True, tests=2, paste=0.9, joined=0.2, fill=0.5, size=(256, 448), view=AugmentConfig(flip=0.5)),
-        rate=3e-3, lr=6e-5, lr_rates=0.2, common=3.0, log_rates=True, greatest=0.15, decay=True, clip=10.0, outer_clip=10.0, average=0.98,
-        steps=400, every=20, validate=100, channels_last=True, workers=1),
+        start='parent',
+        held_out=HELD_OUT,
+        stride=4,
+        segment=SMALL_SEGMENT,
+        tasks=TaskConfig(
+            shares=(
+                ('davis', 0.4),
+                ('coco128', 0.2),
+                ('pennfudan', 0.2),
+                ('ecssd', 0.1),
+                ('duts', 0.05),
+                ('horses', 0.05),
+            ),
+            fresh=True,
+            tests=2,
+            paste=0.9,
+            joined=0.2,
+            fill=0.5,
+            size=(256, 448),
+            view=AugmentConfig(flip=0.5),
+        ),
+        rate=3e-3,
+        lr=6e-5,
+        lr_rates=0.2,
+        common=3.0,
+        log_rates=True,
+        greatest=0.15,
+        decay=True,
+        clip=10.0,
+        outer_clip=10.0,
+        average=0.98,
+        steps=400,
+        every=20,
+        validate=100,
+        channels_last=True,
+        workers=1,
+    ),
 )
 
 # %% ../nbs/22_train.ipynb #48708672
 def read_config(
-    name:str, # of a preset, or a TOML file that may name one as `preset`
-    settings:list[str], # 'key=value' each, the value as TOML writes it; a bare word is text
-) -> ParentConfig|MetaConfig:
+    name: str,  # of a preset, or a TOML file that may name one as `preset`
+    settings: list[str],  # 'key=value' each, the value as TOML writes it; a bare word is text
+) -> ParentConfig | MetaConfig:
     "A preset with changes. ValueError where something is unknown or cannot be read."
     changes = {}
     if Path(name).suffix == '.toml':
-        try: changes = tomllib.loads(Path(name).read_text())
-        except (OSError, ValueError) as error: raise ValueError(f'{name}: cannot be read as TOML: {error}') from error
+        try:
+            changes = tomllib.loads(Path(name).read_text('utf-8-sig'))
+        except (OSError, ValueError) as error:
+            raise ValueError(f'{name}: cannot be read as TOML: {error}') from error
         name = changes.pop('preset', 'paper')
-    if name not in PRESETS: raise ValueError(f'expected a TOML file or a preset of {sorted(PRESETS)}, got {name!r}')
+    if name not in PRESETS:
+        raise ValueError(f'expected a TOML file or a preset of {sorted(PRESETS)}, got {name!r}')
     for setting in settings:
         key, equals, value = setting.partition('=')
-        if not equals: raise ValueError(f'--set: expected key=value, got {setting!r}')
-        try: changes[key] = tomllib.loads(f'x = {value}')['x']
-        except tomllib.TOMLDecodeError: changes[key] = value
+        if not equals:
+            raise ValueError(f'--set: expected key=value, got {setting!r}')
+        try:
+            changes[key] = tomllib.loads(f'x = {value}')['x']
+        except tomllib.TOMLDecodeError:
+            changes[key] = value
     return change(PRESETS[name], changes)
 
 # %% ../nbs/22_train.ipynb #c0f48a39
 class MetaRun:
     "What a checkpoint stores and a resumed run takes up."
 
-    def __init__(self,
-        config:MetaConfig,
-        device:torch.device,
+    def __init__(
+        self,
+        config: MetaConfig,
+        device: torch.device,
     ):
         self.config, self.step, self.best = config, 0, -1.0
         self.model, self.about = load_model(config.start, device)
-        self.model = self.model.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
+        self.model = self.model.to(
+            memory_format=torch.channels_last if config.channels_last else torch.contiguous_format
+        )
         self.weights = initial_weights(self.model)
         fresh = learning_rates(self.weights, config.level, config.rate, config.spread, config.seed)
         self.rates = {name: r.to(device) for name, r in (load_rates(config.start) or fresh).items()}
-        shapes = [{name: tuple(r.shape) for name, r in o.items()} for o in (self.rates, fresh)]
+        shapes = [{n: tuple(r.shape) for n, r in o.items()} for o in (self.rates, fresh)]
         if odd := difference(*shapes):
             level = f'its learning rates are not of level {config.level!r}'
             raise ValueError(f'{config.start}: {level}: {odd}')
-        self.codes = [r.clamp(min=1e-8).log() if config.log_rates else r for r in self.rates.values()]  # what outer steps change
-        self.common = [c.new_zeros(()) for c in self.codes]  # the step of a whole tensor of them; 0 again once it is taken
+        self.codes = [
+            r.clamp(min=1e-8).log() if config.log_rates else r for r in self.rates.values()
+        ]  # what outer steps change
+        self.common = [
+            c.new_zeros(()) for c in self.codes
+        ]  # the step of a whole tensor of them; 0 again once it is taken
         self.learned = [*self.weights.values(), *self.codes]
         self.mean = [t.clone() for t in self.learned]
-        self.optimizer = torch.optim.RAdam([dict(params=p) for p in (list(self.weights.values()), self.codes, self.common)])
+        self.optimizer = torch.optim.RAdam(
+            [dict(params=p) for p in (list(self.weights.values()), self.codes, self.common)]
+        )
 
-    def decode(self, codes:list[Tensor]) -> Rates:
+    def decode(self, codes: list[Tensor]) -> Rates:
         "The learning rates that codes stand for."
-        return dict(zip(self.rates, [c.exp() for c in codes] if self.config.log_rates else codes, strict=True))
+        return dict(
+            zip(
+                self.rates,
+                [c.exp() for c in codes] if self.config.log_rates else codes,
+                strict=True,
+            )
+        )
 
-    def save(self, path:Path) -> None:
+    def save(self, path: Path) -> None:
         "Write the checkpoint, or leave the old one as it is."
-        state = dict(step=self.step, best=self.best, config=asdict(self.config), learned=self.learned, mean=self.mean, optimizer=self.optimizer.state_dict())
-        with write_then_rename(path) as temporary: torch.save(state, temporary)
+        state = dict(
+            step=self.step,
+            best=self.best,
+            config=asdict(self.config),
+            learned=self.learned,
+            mean=self.mean,
+            optimizer=self.optimizer.state_dict(),
+        )
+        with write_then_rename(path) as temporary:
+            torch.save(state, temporary)
 
-    def load(self, path:Path) -> None:
+    def load(self, path: Path) -> None:
         "Take up a checkpoint. ValueError where it is of another configuration."
         state = read_checkpoint(path, self.config)
         self.step, self.best = state['step'], state['best']
         for ours, theirs in ((self.learned, state['learned']), (self.mean, state['mean'])):
-            for a, b in zip(ours, theirs, strict=True): a.copy_(b)
+            for a, b in zip(ours, theirs, strict=True):
+                a.copy_(b)
         self.rates = self.decode(self.codes)
         self.optimizer.load_state_dict(state['optimizer'])
 
-    def update(self, gradients:list[Tensor]) -> None: # one for each weight, then one for each learning rate: means over the tasks
+    def update(
+        self,
+        gradients: list[Tensor],  # for each weight, then for each rate: means over the tasks
+    ) -> None:
         "One outer step."
         config = self.config
-        for t, g in zip(self.learned, gradients, strict=True): t.grad = g
+        for t, g in zip(self.learned, gradients, strict=True):
+            t.grad = g
         if config.log_rates:  # the chain rule: d rate / d log rate = rate
-            for c, r in zip(self.codes, self.rates.values(), strict=True): c.grad = c.grad * r
-        for s, c in zip(self.common, self.codes, strict=True): s.grad = c.grad.sum()
-        share = 0.5 + 0.5 * math.cos(math.pi * self.step / config.steps) if config.decay else 1.0
+            for c, r in zip(self.codes, self.rates.values(), strict=True):
+                c.grad = c.grad * r
+        for s, c in zip(self.common, self.codes, strict=True):
+            s.grad = c.grad.sum()
+        turn = math.pi * self.step / config.steps
+        share = 0.5 + 0.5 * math.cos(turn) if config.decay else 1.0
         lrs = config.lr, config.lr_rates, config.lr_rates * config.common
-        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True): group['lr'] = lr * share
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            group['lr'] = lr * share
         self.optimizer.step()
         torch._foreach_add_(self.codes, self.common)
         torch._foreach_zero_(self.common)
         greatest = config.greatest or math.inf
         low, high = (-math.inf, math.log(greatest)) if config.log_rates else (0.0, greatest)
-        for c in self.codes: c.clamp_(low, high)
+        for c in self.codes:
+            c.clamp_(low, high)
         self.rates = self.decode(self.codes)
         torch._foreach_lerp_(self.mean, self.learned, 1 - config.average)
         self.step += 1
 
-    def result(self) -> tuple[Weights, Rates]: # the running means
+    def result(self) -> tuple[Weights, Rates]:  # the running means
         "What is kept."
-        return dict(zip(self.weights, self.mean)), self.decode(self.mean[len(self.weights):])
+        return dict(zip(self.weights, self.mean)), self.decode(self.mean[len(self.weights) :])
 
-    def publish(self, path:Path, **notes:str) -> None:
+    def publish(self, path: Path, **notes: str) -> None:
         "Write what is kept as a model that `load_model` and `load_rates` read."
         weights, rates = self.result()
         self.model.load_state_dict(weights, strict=False)
-        about = dict(stage='meta', start=Path(self.config.start).name, outer_steps=str(self.step), seed=str(self.config.seed), **notes)
+        about = dict(
+            stage='meta',
+            start=Path(self.config.start).name,
+            outer_steps=str(self.step),
+            seed=str(self.config.seed),
+            **notes,
+        )
         save_weights(self.model, self.about, path, about, rates=rates)
 
 # %% ../nbs/22_train.ipynb #43489ea9
 def task_gradient(
-    run:MetaRun,
-    task:Task,
-    number:int, # of the task: seeds the sampling
+    run: MetaRun,
+    task: Task,
+    number: int,  # of the task: seeds the sampling
 ) -> MetaGradient:
     "The meta-gradient of one task, moved to where the run computes. FloatingPointError where it is not finite."
     config, device = run.config, run.learned[0].device
-    def move(batch:Batch): return [x.to(device) for x in batch[0]], [{k: v.to(device) for k, v in t.items()} for t in batch[1]]
+
+    def move(batch: Batch):
+        return [x.to(device) for x in batch[0]], [
+            {k: v.to(device) for k, v in t.items()} for t in batch[1]
+        ]
+
     # casts that are kept would be those of every inner step until the end
     with torch.autocast(device.type, torch.bfloat16, config.bf16, cache_enabled=False):
-        found = meta_gradient(run.model, run.weights, run.rates, [move(b) for b in task.inner], move(task.test), config.clip,
-                              (config.seed, number), dict(config.shares) or None)
+        found = meta_gradient(
+            run.model,
+            run.weights,
+            run.rates,
+            [move(b) for b in task.inner],
+            move(task.test),
+            config.clip,
+            (config.seed, number),
+            dict(config.shares) or None,
+        )
     weights, rates = list(found.weights.values()), list(found.rates.values())
     clip_norm(weights, config.outer_clip, rates)
     if not all(v.isfinite().all() for v in weights + rates):
@@ -189,57 +311,82 @@ def task_gradient(
     return found
 
 # %% ../nbs/22_train.ipynb #5dabf9cc
-COLUMNS = ('tasks', 'meta_loss', 'first_inner_loss', 'last_inner_loss')  # of the log, after step and seconds
+COLUMNS = (
+    'tasks',
+    'meta_loss',
+    'first_inner_loss',
+    'last_inner_loss',
+)  # of the log, after step and seconds
+
 
 def outer_sums(
-    run:MetaRun,
-    tasks:list[tuple[int, Task]], # of this process, by number
-) -> list[Tensor]: # one sum for each of `run.learned`; last `COLUMNS` as one tensor
+    run: MetaRun,
+    tasks: list[tuple[int, Task]],  # of this process, by number
+) -> list[Tensor]:  # one sum for each of `run.learned`; last `COLUMNS` as one tensor
     "Meta-gradients, summed over the tasks that are finite."
-    sums = [torch.zeros_like(t) for t in run.learned] + [torch.zeros(len(COLUMNS), device=run.learned[0].device)]
+    sums = [torch.zeros_like(t) for t in run.learned] + [
+        torch.zeros(len(COLUMNS), device=run.learned[0].device)
+    ]
     for number, task in tasks:
-        try: found = task_gradient(run, task, number)
+        try:
+            found = task_gradient(run, task, number)
         except FloatingPointError as error:
-            print(f'outer step {run.step}: task {number} ({task.name}) is left out: {error}', flush=True)
+            print(
+                f'outer step {run.step}: task {number} ({task.name}) is left out: {error}',
+                flush=True,
+            )
             continue
-        ends = [sum(step.values()) for step in (found.inner[:1] + found.inner[-1:])] or [found.loss] * 2
+        ends = [sum(step.values()) for step in (found.inner[:1] + found.inner[-1:])] or [
+            found.loss
+        ] * 2
         numbers = torch.tensor([1.0, found.loss, ends[0], ends[-1]]).to(sums[-1])
         torch._foreach_add_(sums, [*found.weights.values(), *found.rates.values(), numbers])
     return sums
 
 # %% ../nbs/22_train.ipynb #4c07835f
 def task_stream(
-    config:MetaConfig,
-    data:Path, # see `training_sets`
-    processes:Processes,
-    begin:int, # outer steps that are already done
-) -> Iterator[list[tuple[int, Task]]]: # this process' numbered tasks, an outer step at a time
+    config: MetaConfig,
+    data: Path,  # see `training_sets`
+    processes: Processes,
+    begin: int,  # outer steps that are already done
+) -> Iterator[list[tuple[int, Task]]]:  # this process' numbered tasks, an outer step at a time
     "The tasks of the remaining steps. ValueError where the batch cannot be shared evenly."
     numbers = processes.numbers(config, begin)
-    tasks = Tasks(training_sets(data, [name for name, _ in config.tasks.shares], config.held_out), config.tasks)
-    loader = DataLoader(tasks, None, sampler=numbers, num_workers=config.workers, prefetch_factor=4 if config.workers else None)
+    tasks = Tasks(
+        training_sets(data, [name for name, _ in config.tasks.shares], config.held_out),
+        config.tasks,
+    )
+    loader = DataLoader(
+        tasks,
+        None,
+        sampler=numbers,
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+    )
     numbered = zip(numbers, loader, strict=True)
-    for _ in range(config.steps - begin): yield [next(numbered) for _ in range(config.batch // processes.world)]
+    for _ in range(config.steps - begin):
+        yield [next(numbered) for _ in range(config.batch // processes.world)]
 
 # %% ../nbs/22_train.ipynb #95853a82
 def validate(
-    run:MetaRun,
-    sequences:list[Sequence], # held out
-    processes:Processes,
-) -> float: # mean J over the sequences
+    run: MetaRun,
+    sequences: list[Sequence],  # held out
+    processes: Processes,
+) -> float:  # mean J over the sequences
     "Follow the held-out sequences with what is learned so far, shared by all processes."
     weights, rates = run.result()
     run.model.load_state_dict(weights, strict=False)
-    mine = follow_scores(run.model, sequences[processes.rank::processes.world], run.config.segment, rates, run.config.stride)
+    tracker = Tracker(run.model, rates, run.config.segment)
+    mine = follow_scores(tracker, sequences[processes.rank :: processes.world], run.config.stride)
     total = torch.tensor([sum(mine)], dtype=torch.float64)
     processes.sum([total])
     return total.item() / len(sequences)
 
 # %% ../nbs/22_train.ipynb #04589abc
 def keep_best(
-    run:MetaRun,
-    out:Path, # folder for validation.csv and best.safetensors
-    checks:list[list], # of the validation: step, seconds, J; the last is new
+    run: MetaRun,
+    out: Path,  # folder for validation.csv and best.safetensors
+    checks: list[list],  # of the validation: step, seconds, J; the last is new
 ) -> None:
     "Write the scores so far, and the weights where they are the best."
     write_log(out / 'validation.csv', ['step', 'seconds', 'J'], checks)
@@ -249,11 +396,11 @@ def keep_best(
 
 # %% ../nbs/22_train.ipynb #a1477c2c
 def train_meta(
-    config:MetaConfig,
-    data:Path, # see `training_sets`
-    out:Path, # folder for last.pt, weights.safetensors, best.safetensors, log.csv, validation.csv and log.png
-    device:torch.device=torch.device('cpu'),
-    processes:Processes|None=None, # this one alone if None
+    config: MetaConfig,
+    data: Path,  # see `training_sets`
+    out: Path,  # folder for what `keep` and `keep_best` write
+    device: torch.device = torch.device('cpu'),
+    processes: Processes | None = None,  # this one alone if None
 ) -> MetaRun:
     "Meta-train, from the checkpoint in `out` where there is one. FloatingPointError where all tasks of a step fail."
     out.mkdir(parents=True, exist_ok=True)
@@ -261,45 +408,95 @@ def train_meta(
     rows, start = take_up(run, out, processes)
     checks = read_log(out / 'validation.csv', run.step)
     names = [name for name, _ in config.tasks.shares] if config.held_out else []
-    held_out = [s for found in training_sets(data, names).values() for s in found if s.name in config.held_out]
+    held_out = [
+        s
+        for found in training_sets(data, names).values()
+        for s in found
+        if s.name in config.held_out
+    ]
     for tasks in task_stream(config, data, processes, run.step):
         sums = outer_sums(run, tasks)
         stop = processes.sum(sums)
         count = sums[-1][0].item()
-        if not count: raise FloatingPointError(f'outer step {run.step}: none of {config.batch} tasks is finite')
+        if not count:
+            raise FloatingPointError(
+                f'outer step {run.step}: none of {config.batch} tasks is finite'
+            )
         torch._foreach_div_(sums[:-1], count)
         run.update(sums[:-1])
-        rows.append([run.step, round(perf_counter() - start, 2), int(count), *[round(v / count, 5) for v in sums[-1][1:].tolist()]])
+        rows.append(
+            [
+                run.step,
+                round(perf_counter() - start, 2),
+                int(count),
+                *[round(v / count, 5) for v in sums[-1][1:].tolist()],
+            ]
+        )
         validated = held_out and config.validate and run.step % config.validate == 0
-        if validated: checks.append([run.step, rows[-1][1], validate(run, held_out, processes)])
-        if validated and processes.rank == 0: keep_best(run, out, checks)
+        if validated:
+            checks.append([run.step, rows[-1][1], validate(run, held_out, processes)])
+        if validated and processes.rank == 0:
+            keep_best(run, out, checks)
         due = validated or stop or run.step % config.every == 0 or run.step == config.steps
         if due and processes.rank == 0:
-            said = f'meta loss {np.mean([float(r[3]) for r in rows[-config.every:]]):.3f}'
-            if checks: said += f', held-out J {100 * float(checks[-1][2]):.1f}'
+            said = f'meta loss {np.mean([float(r[3]) for r in rows[-config.every :]]):.3f}'
+            if checks:
+                said += f', held-out J {100 * float(checks[-1][2]):.1f}'
             keep(run, out, list(COLUMNS), rows, said)
-        if stop: break
+        if stop:
+            break
     return run
 
 # %% ../nbs/22_train.ipynb #fbf39ef2
 def main(
-    config:Annotated[str, typer.Argument(metavar='CONFIG', help="What to train: a preset ('parent', 'small', 'paper') or a TOML file.")],
-    data:Annotated[Path, typer.Option(help='Folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/: what is trained on.', envvar='EOSVOS_DATA')],
-    out:Annotated[Path, typer.Option(help='Folder for checkpoint, weights, logs and plot.')],
-    settings:Annotated[list[str], typer.Option('--set', metavar='KEY=VALUE', help="Change a value of the configuration, for instance 'tasks.steps=10'.")]=(),
-    resume:Annotated[bool, typer.Option('--resume', help='Go on with the run in that folder, if there is one.')]=False,
-    device:Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")]='auto',
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar='CONFIG',
+            help="What to train: a preset ('parent', 'small', 'paper') or a TOML file.",
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help='Folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/: what is trained on.',
+            envvar='EOSVOS_DATA',
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help='Folder for checkpoint, weights, logs and plot.')],
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            '--set',
+            metavar='KEY=VALUE',
+            help="Change a value of the configuration, for instance 'tasks.steps=10'.",
+        ),
+    ] = (),
+    resume: Annotated[
+        bool, typer.Option('--resume', help='Go on with the run in that folder, if there is one.')
+    ] = False,
+    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = 'auto',
 ) -> None:
     "Train a model. Under torchrun the work is shared by its processes. Ctrl-C stops after the current step."
     chosen = read_config(config, list(settings))
-    if (out / 'last.pt').exists() and not resume: raise ValueError(f'{out}: expected no run in it, got last.pt; add --resume to go on, or name another --out')
-    if (old := out / 'weights.safetensors').exists() and not (out / 'last.pt').exists(): raise ValueError(f'{old}: would be lost; name another --out')
-    torch.use_deterministic_algorithms(True, warn_only=True)  # a GPU kernel without such a form only warns
+    if (out / 'last.pt').exists() and not resume:
+        raise ValueError(
+            f'{out}: expected no run in it, got last.pt; add --resume to go on, or name another --out'
+        )
+    if (old := out / 'weights.safetensors').exists() and not (out / 'last.pt').exists():
+        raise ValueError(f'{old}: would be lost; name another --out')
+    torch.use_deterministic_algorithms(
+        True, warn_only=True
+    )  # a GPU kernel without such a form only warns
     with Processes() as processes:
         processes.listen()
         train = train_parent if isinstance(chosen, ParentConfig) else train_meta
         run = train(chosen, data, out, own_device(device), processes)
-        if processes.rank == 0: print(f'{out}: {run.step} of {chosen.steps} steps done{"; go on with --resume" * (run.step < chosen.steps)}', flush=True)
+        if processes.rank == 0:
+            print(
+                f'{out}: {run.step} of {chosen.steps} steps done{"; go on with --resume" * (run.step < chosen.steps)}',
+                flush=True,
+            )
 
 # %% ../nbs/22_train.ipynb #cf2137bf
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ Both work on a copy, run no lesson (the pages show the stored outputs), need no 
 leads nowhere or a page that would load something from another site.
 """
 import argparse
+import ast
 import base64
 import json
 import os
@@ -15,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from urllib.parse import unquote
@@ -33,7 +35,9 @@ SECTIONS = {    # sidebar: section -> the numbers of its notebooks
     'Benchmarks, command line, study': range(23, 27),
 }
 BLOB = '/blob/main/'    # how nbdev begins a link to the source, there being no repository URL
+DEFINITION = ast.FunctionDef | ast.ClassDef
 IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif'}
+MADE = 'sidebar.yml', 'nbdev.yml', 'README.md', 'made_from.json'  # compared byte by byte, for our own code writes them
 EXPECTED = re.compile('output-file is not read|unknown key format-links|keep-md|commonmark is not built')  # warnings of smalldocs
 
 
@@ -80,6 +84,39 @@ def tidy(text):
 
 def join(text):
     return text if isinstance(text, str) else ''.join(text)
+
+
+def definitions(path):
+    "Give each definition in the processed notebook `path` a heading with its anchors and a link to the library; fold imports."
+    module = re.sub(r'^\d+_', '', path.stem)
+    file = ROOT/'eosvos'/f'{module}.py'
+    known = ast.parse(file.read_text()).body if file.exists() else []
+    line = {o.name: o.lineno for o in known if isinstance(o, DEFINITION) and o.name[0] != '_'}
+    nb, cells = json.loads(path.read_text()), []
+    for cell in nb['cells']:
+        body = statements(cell)
+        for node in body:
+            if isinstance(node, DEFINITION) and node.name in line: cells.append(heading(node, module, line[node.name]))
+        if body and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body):
+            cell['source'] = '#| code-fold: true\n#| code-summary: "Imports"\n' + join(cell['source'])
+        cells.append(cell)
+    path.write_text(json.dumps(nb | {'cells': cells}))
+
+
+def statements(cell):
+    "The Python in a cell; nothing where it is none."
+    if cell['cell_type'] != 'code': return []
+    try: return ast.parse(cell_options(join(cell['source']))[1]).body
+    except SyntaxError: return []   # `!command` and `%magic`
+
+
+def heading(node, module, line):
+    "The cell before a definition. Methods have anchors there too, for nbdev links to them."
+    methods = [o.name for o in getattr(node, 'body', []) if isinstance(o, ast.FunctionDef) and o.name[0] != '_']
+    anchors = ' '.join(f'[]{{#{node.name.lower()}.{name.lower()}}}' for name in methods)
+    link = f'[source]({BLOB}eosvos/{module}.py#L{line}){{target="_blank" style="float:right; font-size:smaller"}}'
+    source = '\n\n'.join(part for part in (link, f'### {node.name}', anchors) if part)
+    return dict(cell_type='markdown', id=f'def-{node.name.lower()}', metadata={}, source=source)
 
 
 class Figures:
@@ -302,7 +339,9 @@ def build(work):
     copy_tree(work)
     proc = process(work)
     figures = Figures(proc/'figures')
-    for path in sorted(proc.glob('*.ipynb')): figures.notebook(path)
+    for path in sorted(proc.glob('*.ipynb')):
+        definitions(path)
+        figures.notebook(path)
     text = readme(proc/'index.ipynb')
     site = Pages(config.load(proc), quiet=True)
     site.build()
@@ -314,16 +353,25 @@ def build(work):
     (docs/'.nojekyll').touch()
     (docs/'sitemap.xml').unlink(missing_ok=True)    # holds the time of the build
     made = {f'docs/{file.relative_to(docs)}': file.read_bytes() for file in sorted(docs.rglob('*')) if file.is_file()}
-    made |= {name: (work/name).read_bytes() for name in ('nbs/sidebar.yml', 'nbs/nbdev.yml')} | {'README.md': text.encode()}
+    made |= {name: (work/name).read_bytes() for name in ('nbs/sidebar.yml', 'nbs/nbdev.yml')}
+    made |= {'README.md': text.encode(), 'docs/made_from.json': ingredients(site.linked)}
     wrong = [warning for warning in site.warnings if not EXPECTED.search(warning)]
     return made, [*wrong, *dead_links(docs), *dead_readme_links(text, docs), *foreign(docs)]
 
 
+def ingredients(linked):
+    "What the pages are made from, by its hash: `docs/made_from.json`. Other versions of the tools may write other bytes."
+    files = [*(ROOT/'nbs').glob('[!.]*.*'), *(ROOT/'eosvos').glob('*.py'), *(ROOT/name for name in linked)]
+    hashes = {file.relative_to(ROOT).as_posix(): sha256(file.read_bytes()).hexdigest() for file in files if file.name not in MADE}
+    return json.dumps(hashes, indent=0, sort_keys=True).encode()
+
+
 def differences(made):
-    "A line for each file of the project that is not as `made`."
+    "A line for each file that is missing, left over, or made from something else than what is there now."
     for name, data in made.items():
-        if not (ROOT/name).is_file(): yield f'{name} is missing'
-        elif (ROOT/name).read_bytes() != data: yield f'{name} differs'
+        file = ROOT/name
+        if not file.is_file(): yield f'{name} is missing'
+        elif file.name in MADE and file.read_bytes() != data: yield f'{name} differs'
     for file in sorted((ROOT/'docs').rglob('*')):
         if file.is_file() and file.relative_to(ROOT).as_posix() not in made: yield f'{file.relative_to(ROOT)} is left over'
 

@@ -10,32 +10,21 @@ from dataclasses import replace
 from time import monotonic, sleep
 from zipfile import ZipFile
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_segment import QUICK, Scripted
+from test_follow import QUICK, Scripted, tracker
 from typer.testing import CliRunner
 
 from eosvos import cli
-from eosvos.benchmark import begin, collect, describe, find_sequences, load, preset, run, submit, variant
+from eosvos.benchmark import begin, collect, describe, find_sequences, run, submit
 from eosvos.core import DEMO
-from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT
-from eosvos.small import PAPER, SMALL
-from eosvos.tables import (
-    ablation_table,
-    benchmark_table,
-    paper_scores,
-    plot_iterations,
-    plot_time,
-    read_results,
-    sequence_scores,
-    sequence_table,
-    youtube_table,
-)
+from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT, load, variant
+from eosvos.small import PAPER, build
+from eosvos.tables import as_markdown, paper_scores, percent, sequence_scores
 from eosvos.video import read_mask, write_mask
 from eosvos.weights import load_model, save_weights
 
@@ -66,7 +55,8 @@ def root(tmp_path_factory): return make_davis(tmp_path_factory.mktemp('data') / 
 def sequences(root): return find_sequences(root, 'davis-2017', 'tiny')
 
 
-def setup(sequences, config=QUICK, **more): return describe('davis-2017', 'tiny', sequences, 'e-osvos-0', config, 'small', **more)
+def setup(sequences, config=QUICK, **more):
+    return describe('davis-2017', 'tiny', sequences, 'e-osvos-0', tracker(config), 'small', **more)
 
 
 def files(folder): return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
@@ -98,7 +88,17 @@ def test_other_variants_are_refused(name):
     with pytest.raises(ValueError, match='variant: expected e-osvos-T'): variant(name, PAPER_SEGMENT)
 
 
-def test_presets(): assert preset(SMALL) == SMALL_SEGMENT and preset(PAPER) == PAPER_SEGMENT
+def test_what_belongs_together(tmp_path):
+    "The small model follows by its own preset, with its learned rates; another by the paper's."
+    with torch.device('meta'):
+        full = build(replace(PAPER, channels=8))
+    state = full.to_empty(device='cpu')
+    for p in state.parameters(): torch.nn.init.zeros_(p)
+    for b in state.buffers(): torch.nn.init.zeros_(b)
+    save_weights(state, replace(PAPER, channels=8), tmp_path / 'full.safetensors')
+    assert load('small', 'cpu').config == SMALL_SEGMENT == load('parent', 'cpu').config
+    paper = load(tmp_path / 'full.safetensors', 'cpu')
+    assert paper.config == PAPER_SEGMENT and paper.rates == 1e-3
 
 
 def test_unknown_data_sets(root):
@@ -110,24 +110,26 @@ def test_learned_rates(tmp_path):
     rates = {name: torch.full((len(p), *[1] * (p.dim() - 1)), 0.25) for name, p in model.named_parameters()}
     save_weights(model, config, tmp_path / 'learned.safetensors', rates=rates)
     file = str(tmp_path / 'learned.safetensors')
-    assert load('parent')[2] is None and load(file, rates=False)[2] is None and load('small')[2].keys() == rates.keys()
-    for learned in load(file)[2], load(file, init='small')[2]:
+    assert load('parent').rates == 1e-3 and load('small').rates.keys() == rates.keys()
+    for learned in load(file).rates, load(file, init='small').rates:
         assert learned.keys() == rates.keys() and all(torch.equal(learned[name], rates[name]) for name in rates)
     other = replace(config, image=replace(config.image, min_side=64))
-    save_weights(model, other, file := tmp_path / 'other.safetensors')
-    with pytest.raises(ValueError, match='other.*: holds a model with image.min_side 64, not 256 as'):
-        load('small', init=str(file))
+    save_weights(model, other, tmp_path / 'other.safetensors')
+    with pytest.raises(ValueError, match='other.safetensors: expected image .*min_side=256.* as in small, got .*min_side=64'):
+        load('small', init=str(tmp_path / 'other.safetensors'))
     name = next(iter(rates))
     save_weights(model, config, tmp_path / 'odd.safetensors', rates={name: rates[name]})
-    with pytest.raises(ValueError, match='odd.safetensors: expected a learning rate for every parameter'): load(str(tmp_path / 'odd.safetensors'))
+    with pytest.raises(ValueError, match='odd.safetensors: expected a learning rate for each parameter'): load(str(tmp_path / 'odd.safetensors'))
 
 
 def test_rates_and_switches_belong_to_the_setup(sequences, tmp_path):
     begin(tmp_path / 'out', setup(sequences))
-    for key, other in {'rates': setup(sequences, rates=False), 'config.boxes': setup(sequences, replace(QUICK, boxes=0)),
+    for key, other in {'config.boxes': setup(sequences, replace(QUICK, boxes=0)),
                        'config.seed': setup(sequences, replace(QUICK, seed=2)), 'init': setup(sequences, init='small'),
                        'sequences': setup(sequences[:2])}.items():
         with pytest.raises(ValueError, match=f'out: holds results with {key} '): begin(tmp_path / 'out', other)
+    other = describe('davis-2017', 'tiny', sequences, 'e-osvos-0', tracker(rates=0.25), 'small')
+    with pytest.raises(ValueError, match='holds results with rates 0.001, not 0.25'): begin(tmp_path / 'out', other)
 
 
 def test_other_folders_are_refused(sequences, tmp_path):
@@ -200,7 +202,7 @@ def test_two_processes_share_the_work(root, whole, tmp_path):
 
 def test_a_note_without_masks_does_not_count(sequences, tmp_path):
     "Masks that someone removed after they were noted are missed when they are scored."
-    run(sequences, tmp_path / 'out', setup(sequences), Scripted(), QUICK, CPU)
+    run(sequences, tmp_path / 'out', setup(sequences), tracker())
     shutil.rmtree(tmp_path / 'out/masks/cat')
     with pytest.raises(ValueError, match='cat'): collect(sequences, tmp_path / 'out', CPU)
 
@@ -209,10 +211,10 @@ def test_a_broken_frame_costs_one_sequence(root, tmp_path):
     copy = shutil.copytree(root, tmp_path / 'DAVIS')
     (copy / 'JPEGImages/480p/end/00001.jpg').write_bytes(b'no picture')
     sequences, out = find_sequences(copy, 'davis-2017', 'tiny'), tmp_path / 'out'
-    with pytest.raises(ValueError, match='end/00001.jpg'): run(sequences, out, setup(sequences), Scripted(), QUICK, CPU)
+    with pytest.raises(ValueError, match='end/00001.jpg'): run(sequences, out, setup(sequences), tracker())
     assert sorted(path.stem for path in out.glob('done/*')) == ['cat', 'cup'] and not (out / 'masks/end').exists()
     shutil.copy(root / 'JPEGImages/480p/end/00001.jpg', copy / 'JPEGImages/480p/end')
-    run(sequences, out, setup(sequences), Scripted(), QUICK, CPU)
+    run(sequences, out, setup(sequences), tracker())
     assert sorted(path.name for path in (out / 'masks').iterdir()) == ['cat', 'cup', 'end']
 
 
@@ -223,7 +225,7 @@ def test_memory_is_flat_over_sequences(tmp_path):
         model.boxes.clear()
         gc.collect()
         counts.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
-    run(sequences, tmp_path / 'out', setup(sequences), model, QUICK, CPU, say=count)
+    run(sequences, tmp_path / 'out', setup(sequences), tracker(model=model), say=count)
     assert len(counts) == 8 and max(counts) <= counts[1] + 5
 
 
@@ -234,7 +236,7 @@ def test_frames_are_counted_once_and_for_each_object(tmp_path):
         ids[:5, :5] = 4
         write_mask(file, ids)
     sequences = find_sequences(root, 'davis-2017', 'tiny')
-    run(sequences, tmp_path / 'out', setup(sequences), Scripted(), QUICK, CPU)
+    run(sequences, tmp_path / 'out', setup(sequences), tracker())
     result = collect(sequences, tmp_path / 'out', CPU)
     assert (result['frames'], result['object_frames']) == (4, 8) and result['fps_objects'] == 2 * result['fps'] > 0
     assert list(result['objects']) == ['two_1', 'two_4']
@@ -317,7 +319,7 @@ def test_objects_that_appear_later(tmp_path, shown):
     truth = make_youtube(tmp_path, shown)
     sequences = find_sequences(tmp_path, 'youtube-vos', 'valid')
     config = replace(QUICK, grow=0.7)
-    run(sequences, tmp_path / 'out', describe('youtube-vos', 'valid', sequences, 'e-osvos-0', config, 'small'), Scripted(), config, CPU)
+    run(sequences, tmp_path / 'out', describe('youtube-vos', 'valid', sequences, 'e-osvos-0', tracker(config), 'small'), tracker(config))
     for i in range(6): assert torch.equal(read_mask(tmp_path / f'out/masks/v/{5 * i:05d}.png'), truth[i]), i
     result = collect(sequences, tmp_path / 'out', CPU)
     assert result['scores'] is None and result['object_frames'] == sum(6 - first for first in shown.values())
@@ -336,54 +338,15 @@ def result(variant='e-osvos-10', dataset='davis-2017', j=0.5, f=0.75, **objects)
     return dict(setup=setup, scores=scores, objects={name: dict(J=o, F=o) for name, o in objects.items()}, fps=4, fps_objects=8)
 
 
-def cells(text): return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines()]
-
-
-def test_results_are_read_by_name(whole, tmp_path):
-    for name in 'b', 'a': shutil.copy(whole / 'result.json', tmp_path / f'{name}.json')
-    assert list(read_results(tmp_path)) == ['a', 'b'] and read_results(tmp_path)['a']['frames'] == 10
-    (tmp_path / 'c.json').write_text('{"setup": 1}')
-    with pytest.raises(ValueError, match="c.json: expected the result of a benchmark, found no 'scores'"): read_results(tmp_path)
-
-
-def test_table_2():
-    header, _, one, two = cells(benchmark_table({'ours': result(), 'other': result('e-osvos-3'), 'no': result(dataset='davis-2016')}, 'davis-2017'))
-    assert header == ['result', 'split', 'J', 'J-Decay', 'F', 'J&F', 'FPS']
-    assert one == ['ours', 'val', '50.0 (69.2)', '12.5 (18.5)', '75.0 (74.6)', '62.5 (71.9)', '8.00 (5.30)']
-    assert two == ['other', 'val', '50.0 (-)', '12.5 (-)', '75.0 (-)', '62.5 (-)', '8.00 (-)']
+def test_the_papers_numbers():
     assert paper_scores('davis-2016')['e-osvos-100-ona'] == (True, {'J': 86.6, 'J-Decay': 4.5, 'F': 87.0, 'J&F': pytest.approx(86.8), 'FPS': 0.29})
     assert paper_scores('test-dev')['e-osvos-50-ona'][1]['J&F'] == 64.8 and np.isnan(paper_scores('davis-2017')['Lucid'][1]['J'])
 
 
-def test_table_1():
-    rows = cells(ablation_table({'e-osvos-50': result('e-osvos-50')}))
-    assert ['e-osvos-50', '71.3', '62.5 (davis-2017 val)'] in rows and ['e-osvos-100', '71.2', '-'] in rows and len(rows) == 15
-    with pytest.raises(ValueError, match="got 'magic'"): ablation_table({'magic': result()})
-
-
-def test_table_3():
-    header, _, paper, ours = cells(youtube_table({'ours': {'Overall': 1, 'J-seen': 2, 'F-seen': 3, 'J-unseen': 4, 'F-unseen': 5}}))
-    assert dict(zip(header, paper))['F-seen'] == '74.3' and ours == ['ours', '1.0', '2.0', '3.0', '4.0', '5.0']
-    assert cells(youtube_table({}, swapped=False))[2][3:5] == ['66.0', '74.3'], 'as it is printed'
-
-
-def test_the_table_of_sequences():
-    a, b = result(dog_1=0.5, dog_2=0.75, a_cat_1=0.25), result(a_cat_1=0.5, new_7=1)
-    assert sequence_scores(a) == {'dog': (62.5, 2), 'a_cat': (25, 1)}
-    assert cells(sequence_table(dict(a=a, b=b)))[2:] == [['dog (2)', '62.5', '-'], ['a_cat (1)', '25.0', '50.0'], ['new (1)', '-', '100.0']]
-
-
-def test_figures_show_the_results():
-    ours = {'mine': result(), 'online': result('e-osvos-10-ona'), 'more': result('e-osvos-50', j=0.75)}
-    time, steps = plot_time(ours), plot_iterations(ours)
-    names = [text.get_text() for text in time.axes[0].texts]
-    assert {'mine', 'online', 'STM', 'e-osvos-100-ona'} <= {*names} and 'RVOS' not in names, 'whose time is not known'
-    points = {tuple(o) for collection in time.axes[0].collections for o in collection.get_offsets().tolist()}
-    assert (8, 50) in points and (0.29, 74.4) in points
-    paper, line = steps.axes[0].lines
-    assert line.get_xydata().tolist() == [[10, 62.5], [50, 75]], 'without online adaptation'
-    assert paper.get_xydata().tolist()[0] == [1, 62.3] and steps.axes[1].lines[1].get_xydata().tolist() == [[10, 8], [50, 8]]
-    for figure in time, steps: plt.close(figure)
+def test_numbers_of_a_result():
+    assert percent(result()) == {'J': 50, 'J-Decay': 12.5, 'F': 75, 'J&F': 62.5, 'FPS': 8}
+    assert sequence_scores(result(dog_1=0.5, dog_2=0.75, a_cat_1=0.25)) == {'dog': (62.5, 2), 'a_cat': (25, 1)}
+    assert as_markdown(['', 'J'], [['mine', '50']]).splitlines()[-1] == '| mine | 50 |'
 
 
 # ---- the command line
@@ -402,7 +365,7 @@ def test_switches_reach_the_setup(root, tmp_path, monkeypatch):
     said = json.loads((tmp_path / 'out/setup.json').read_text())
     config = said['config']
     assert (config['boxes'], config['overlap'], config['online_frames'], config['online_reset'], config['seed']) == (0, 0.25, 'paper', 'none', 9)
-    assert config['fine_tune']['lr'] == 0.5 and said['init'] == said['model'] and said['rates'] is False
+    assert said['init'] == said['model'] and said['rates'] == 0.5
 
 
 @pytest.mark.parametrize('more, said', [(['--variant', 'best'], 'variant'), (['--model', 'large'], 'large'), (['--split', 'no'], 'no'),

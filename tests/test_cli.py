@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from eosvos import cli
+from eosvos import cli, follow
 from eosvos.core import DEMO
-from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT
+from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
 from eosvos.video import object_ids, open_clip, read_image, read_mask, write_mask, write_video
 
 MASK = DEMO / 'masks/00000.png'
@@ -151,7 +151,7 @@ def test_a_later_object_and_ids_that_are_kept(frames, mask, out, tmp_path):
     write_mask(tmp_path / 'given/00001.png', later)
     works(*segment(frames, tmp_path / 'given', out))
     found = [set(read_mask(out / f'masks/{i:05d}.png').unique().tolist()) for i in range(3)]
-    assert found[0] == {0, 3} and 7 in found[1] and found[2] <= {0, 3, 7}
+    assert {0, 3} <= found[0] <= {0, 3, 7} and 7 in found[1] and found[2] <= {0, 3, 7}
 
 
 def test_davis_2016_masks(frames, mask, out, tmp_path):
@@ -163,18 +163,22 @@ def test_davis_2016_masks(frames, mask, out, tmp_path):
 
 def test_options_reach_the_configuration(frames, mask, out, monkeypatch):
     seen = []
-    def spy(model, clip, given, config, device, rates):
-        assert rates.keys() == dict(model.named_parameters()).keys(), 'the shipped weights have learned ones'
-        seen.append((config, given, device))
+    def spy(tracker, clip, given, saved):
+        seen.append((tracker, given))
+        saved.touch()
         return iter([(i, ids) for i in range(len(clip)) for ids in given.values()])
-    monkeypatch.setattr(cli, 'segment', spy)
+    monkeypatch.setattr(follow, 'follow', spy)
     works('segment', frames, mask, '--out', out, '--iterations', 4, '--online', '--online-every', 6, '--online-iterations', 2,
-          '--overlap', 0.5, '--mask-frame', 2, '--seed', 9, '--device', 'cpu')
-    (config, given, device), = seen
+          '--overlap', 0.5, '--max-growth', 3, '--mask-frame', 2, '--seed', 9, '--device', 'cpu')
+    (tracker, given), = seen
+    config = tracker.config
+    assert tracker.rates.keys() == dict(tracker.model.named_parameters()).keys(), 'the shipped weights have learned ones'
     assert (config.fine_tune.iterations, config.online, config.online_every, config.online_iterations) == (4, True, 6, 2)
-    assert (config.overlap, config.seed) == (0.5, 9)
-    assert list(given) == [2] and device == torch.device('cpu')
+    assert (config.overlap, config.max_growth, config.seed) == (0.5, 3, 9)
+    assert list(given) == [2] and tracker.device == torch.device('cpu')
     assert config.fine_tune.batch == SMALL_SEGMENT.fine_tune.batch != PAPER_SEGMENT.fine_tune.batch
+    works('segment', frames, mask, '--out', out.with_name('other'), '--lr', 0.25)
+    assert seen[1][0].rates == 0.25 and seen[1][0].config == SMALL_SEGMENT
 
 
 # ---- segment: bad input, before anything is written
@@ -286,33 +290,33 @@ def test_other_files_in_the_folder_do_not_matter(frames, mask, out):
     assert names(out) == ['masks', 'notes.txt', 'overlay.mp4']
 
 
-@pytest.mark.parametrize('damage', ['size', 'truncated'])
-def test_a_broken_frame_in_the_middle(frames, mask, out, damage):
-    "What was finished stays, complete; the next run does not mix with it, also when the frame is repaired."
+def test_a_broken_frame_in_the_middle(frames, mask, out):
+    "What was finished stays, complete; when the frame is repaired the same command goes on."
     path = frames / '00002.jpg'
     whole = path.read_bytes()
-    if damage == 'size': shrunk(path, (80, 60)).save(path)
-    else: path.write_bytes(whole[:500])
+    path.write_bytes(whole[:len(whole) * 2 // 3])   # its head is whole
     line = refused(*segment(frames, mask, out))
     assert str(path) in line
-    if damage == 'size': assert '160x90' in line and '80x60' in line
     path.write_bytes(whole)
-    assert 'expected no results' in refused(*segment(frames, mask, out))
-    assert names(out) == ['masks'] and names(out / 'masks') == ['00000.png', '00001.png']
-    for name in names(out / 'masks'): read_mask(out / 'masks' / name)
+    works(*segment(frames, mask, out))
+    assert len(names(out / 'masks')) == 3
 
 
 def test_an_interruption_leaves_complete_files(frames, mask, out, monkeypatch):
-    original = cli.segment
-    def interrupted(*arguments):
-        for i, ids in original(*arguments):
+    original = follow.follow
+    def interrupted(*arguments, **more):
+        for i, ids in original(*arguments, **more):
             if i == 2: raise KeyboardInterrupt
             yield i, ids
-    monkeypatch.setattr(cli, 'segment', interrupted)
+    monkeypatch.setattr(follow, 'follow', interrupted)
     done = eosvos(*segment(frames, mask, out))
     assert done.exit_code != 0 and 'Traceback' not in done.output
-    assert names(out) == ['masks'] and names(out / 'masks') == ['00000.png', '00001.png']
+    assert names(out) == ['masks', 'unfinished.pt'] and names(out / 'masks') == ['00000.png', '00001.png']
     for name in names(out / 'masks'): read_mask(out / 'masks' / name)
+    assert 'cannot go on from it: it belongs to other' in refused(*segment(frames, mask, out, '--seed', 2))
+    monkeypatch.setattr(follow, 'follow', original)
+    works(*segment(frames, mask, out))      # the same command goes on
+    assert names(out) == ['masks', 'overlay.mp4'] and len(names(out / 'masks')) == 3
 
 
 def test_an_interruption_while_a_file_is_written(frames, mask, out, monkeypatch):
@@ -323,12 +327,17 @@ def test_an_interruption_while_a_file_is_written(frames, mask, out, monkeypatch)
     monkeypatch.setattr(Image.Image, 'save', interrupted)
     assert eosvos(*segment(frames, mask, out)).exit_code != 0
     assert names(out / 'masks') == ['00000.png']
+    monkeypatch.undo()
+    works(*segment(frames, mask, out))
+    assert len(names(out / 'masks')) == 3
 
 
 def test_fine_tuning_that_diverges(frames, mask, out, monkeypatch):
     def diverges(*arguments): raise FloatingPointError("inner step: losses are not finite: {'loss_mask': nan}")
-    monkeypatch.setattr(cli, 'segment', diverges)
+    monkeypatch.setattr(follow, 'fine_tune', diverges)
     assert 'losses are not finite' in refused(*segment(frames, mask, out))
+    monkeypatch.undo()
+    works(*segment(frames, mask, out, '--seed', 2))     # nothing was done: other settings are no other run
 
 
 # ---- evaluate
@@ -381,7 +390,8 @@ def tiny_demo(tmp_path, monkeypatch):
         (tmp_path / 'demo' / kind).mkdir(parents=True)
         for i in range(3): shrunk(DEMO / kind / f'{i:05d}.{suffix}').save(tmp_path / 'demo' / kind / f'{i:05d}.{suffix}')
     monkeypatch.setattr(cli, 'DEMO', tmp_path / 'demo')
-    monkeypatch.setattr(cli, 'segment', lambda model, clip, given, *_: iter([(i, given[0]) for i in range(len(clip))]))
+    def truth(tracker, clip, given, saved): return iter([(i, given[0]) for i in range(len(clip))])
+    monkeypatch.setattr(follow, 'follow', lambda tracker, clip, given, saved: (saved.touch(), truth(tracker, clip, given, saved))[1])
 
 
 def test_demo(tiny_demo, out):
@@ -448,7 +458,7 @@ def test_train_refuses(tmp_path):
                  '--device --seed',
     'submit': 'PREDICTIONS ROOT --dataset --split --out',
     'segment': 'FRAMES MASK --out --model --iterations --lr --online --no-online --online-every --online-iterations '
-               '--online-frames --online-reset --overlap --mask-frame --device --seed',
+               '--online-frames --online-reset --overlap --fill --max-growth --mask-frame --device --seed',
     'weights': 'coco import', 'weights coco': 'FILE --out', 'weights import': 'FILE --out', 'train': '--data --out --device',
 }.items())
 def test_help(command, words):

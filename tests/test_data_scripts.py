@@ -289,6 +289,15 @@ def test_check_davis(tmp_path, monkeypatch, capsys):
     assert '  expected 20 sequences\n' in capsys.readouterr().out
 
 
+def test_check_davis_by_a_list_with_a_byte_order_mark(tmp_path, monkeypatch, capsys):
+    make_tree(tmp_path, ['goat'])
+    monkeypatch.setattr(get_data, 'COUNTS', {})
+    (tmp_path / 'ImageSets/2016/val.txt').unlink()
+    (tmp_path / 'ImageSets/2017/val.txt').write_text('goat\r\n', 'utf-8-sig')
+    assert get_data.check(tmp_path)
+    assert capsys.readouterr().out == '2017/val 480p: 1 sequences, 3 frames\n'
+
+
 def test_check_says_all_that_is_missing(tmp_path, monkeypatch, capsys):
     make_tree(tmp_path, [f'goat{i}' for i in range(3)])
     monkeypatch.setattr(get_data, 'COUNTS', {})

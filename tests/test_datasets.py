@@ -15,9 +15,11 @@ from PIL import Image
 from torch import nn
 
 from eosvos.datasets import Sequence, davis, folders, image_set, youtube_vos
+from eosvos.follow import SegmentConfig, Tracker, follow
 from eosvos.inner_sgd import FineTuneConfig
 from eosvos.mask_rcnn import ImageConfig
-from eosvos.segment import SegmentConfig, segment
+from eosvos.tasks import TaskConfig, Tasks
+from eosvos.train import read_config
 from eosvos.video import Clip, object_ids, read_mask, write_mask
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -97,6 +99,15 @@ def test_under_the_rules_of_2016_all_objects_are_one(tree, ids, one):
     if 1 in one: assert sequence.ids == [1] and sequence.given()[0].unique().tolist() == [0, 1]
 
 
+@pytest.mark.parametrize('text', [
+    '\ufeffgoat\ncamel\n', 'goat\r\ncamel\r\n', '\ufeffgoat\r\n\r\ncamel',
+    'goat \n\tcamel\u00a0\n', 'goat\rcamel\r'])
+def test_lists_as_other_editors_write_them(tree, text):
+    "A byte order mark, line ends of Windows and of old Macs, blanks behind a name."
+    (tree / 'ImageSets/2017/val.txt').write_bytes(text.encode())
+    assert [s.name for s in davis(tree, '2017/val')] == ['goat', 'camel']
+
+
 def test_a_test_set_has_the_first_mask_alone(tree):
     (tree / 'ImageSets/2017/test-dev.txt').write_text('goat\n')
     (tree / 'Annotations/480p/goat/00001.png').unlink()
@@ -112,8 +123,11 @@ def test_nobody_in_the_first_mask(tree):
     sequence = davis(tree, 'train')[0]
     assert sequence.ids == [4, 9] and list(sequence.given()) == [1]
     write_mask(tree / 'Annotations/480p/goat/00001.png', square(size=(6, 8)))
-    for ask in (lambda: sequence.ids, sequence.given):
-        with pytest.raises(ValueError, match='JPEGImages/480p/goat: expected a mask of this sequence to show an object'): ask()
+    blank = r'goat/00000\.png: expected an object here or in a later mask .*, found none'
+    with pytest.raises(ValueError, match=blank):
+        sequence.given()
+    with pytest.warns(UserWarning, match=f'{blank}; left out$'):
+        assert sequence.ids == []
 
 
 def test_a_mask_of_another_size(tree):
@@ -143,6 +157,19 @@ def make_youtube(root, split='valid', name=NAME, objects=OBJECTS, files=FILES, f
     for i, ids in files.items(): write_mask(root / split / 'Annotations' / name / f'{frames[i]}.png', ids)
     (root / split / 'meta.json').write_text(json.dumps({'videos': {name: {'objects': objects}}}))
     return root
+
+
+def test_a_meta_json_with_a_byte_order_mark(tmp_path):
+    file = make_youtube(tmp_path) / 'valid/meta.json'
+    file.write_text(file.read_text(), 'utf-8-sig')
+    assert youtube_vos(tmp_path, 'valid')[0].ids == [2, 7, 10]
+
+
+def test_settings_with_a_byte_order_mark(tmp_path):
+    text = 'preset = "small"\r\nsteps = 3\r\nheld_out = ["zoö"]\r\n'
+    (tmp_path / 'run.toml').write_text(text, 'utf-8-sig')
+    config = read_config(str(tmp_path / 'run.toml'), [])
+    assert config.steps == 3 and config.held_out == ('zoö',) and config.stride == 4
 
 
 def test_objects_that_appear_later(tmp_path):
@@ -181,7 +208,7 @@ class Blind(nn.Module):
 def test_segment_takes_what_is_given(tmp_path):
     "An object in the last frame included, which has no frame left to be followed in."
     sequence, = youtube_vos(make_youtube(tmp_path), 'valid')
-    found = dict(segment(Blind(), sequence.clip(), sequence.given(), SegmentConfig(fine_tune=FineTuneConfig(iterations=0), boxes=2)))
+    found = dict(follow(Tracker(Blind(), 1e-3, SegmentConfig(FineTuneConfig(iterations=0), boxes=2)), sequence.clip(), sequence.given()))
     assert sorted(found) == [0, 1, 2, 3] and not found[1].any()
     assert all(torch.equal(found[i], ids) for i, ids in sequence.given().items())
 
@@ -265,6 +292,26 @@ def test_image_set(tmp_path):
     (tmp_path / 'masks/b.png').unlink()
     with pytest.raises(ValueError, match='the first is b'): image_set(tmp_path)
     with pytest.raises(ValueError, match='images: no such folder'): image_set(tmp_path / 'masks')
+
+
+def test_a_picture_without_an_object_is_named_and_left_out(tmp_path):
+    masks = dict(a=square((1, 0, 0)), blank=square(), c=square((2, 5, 5), (9, 0, 0)))
+    for name, ids in masks.items():
+        for place in ('images', 'masks'):
+            (tmp_path / place).mkdir(exist_ok=True)
+        rgb((16, 12)).save(tmp_path / 'images' / f'{name}.jpg')
+        write_mask(tmp_path / 'masks' / f'{name}.png', ids)
+    stills, config = image_set(tmp_path), TaskConfig(shares=(('made', 1),))
+    blank = r'masks/blank\.png: expected an object'
+    with pytest.warns(UserWarning, match=f'{blank} .*; left out$') as warned:
+        tasks = Tasks(dict(made=stills), config)
+    assert [(s.name, k) for s, k in tasks.objects['made']] == [('a', 1), ('c', 2), ('c', 9)]
+    assert len(warned) == 1
+    none = pytest.raises(ValueError, match='expected objects in made, found none')
+    with pytest.warns(UserWarning), none:
+        Tasks(dict(made=stills[1:2]), config)
+    with pytest.raises(ValueError, match=blank):
+        stills[1].given()
 
 
 def test_no_picture_is_opened_to_list_a_data_set(tmp_path, tree, monkeypatch):

@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from eosvos import cli
 from eosvos.core import DEMO, demo_frame, generator
+from eosvos.follow import follow, load
 from eosvos.inner_sgd import FineTuneConfig, as_target, initial_weights, learning_rates, loss_gradient, views
 from eosvos.lovasz import lovasz_hinge
 from eosvos.meta import meta_gradient
 from eosvos.metrics import jaccard
 from eosvos.roi_align import roi_align
 from eosvos.runs import Processes
-from eosvos.segment import SMALL_SEGMENT, segment
 from eosvos.train import MetaRun, main, outer_sums, read_config, task_stream, train_meta
 from eosvos.video import open_clip, read_mask
 from eosvos.weights import load_model, load_rates
@@ -88,7 +88,7 @@ def test_pieces():
 def test_masks_of_the_demo_clip():
     clip, masks, found = open_clip(DEMO / 'frames'), {0: read_mask(DEMO / 'masks/00000.png')}, []
     for device in torch.device('cpu'), GPU:
-        following = segment(load_model('small')[0], clip, masks, SMALL_SEGMENT, device, load_rates('small'))    # which moves both
+        following = follow(load('small', device), clip, masks)
         found.append([ids for _, (_, ids) in zip(range(6), following, strict=False)])
     for ours, theirs in zip(*found, strict=True): # after ten steps roundings have grown, and still the masks are nearly those of the CPU
         assert jaccard(theirs == 1, ours == 1) > 0.8

@@ -1,22 +1,41 @@
 "Box head, mask head and their joints against torchvision's, on inputs small enough to look for the corners."
+import copy
+import json
+from dataclasses import replace
 from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.detection import roi_heads as peer
 from torchvision.ops import MultiScaleRoIAlign
 
 from eosvos.box_head import box_loss, detect
-from eosvos.core import generator
+from eosvos.boxes import box_iou
+from eosvos.core import demo_frame, generator, masks_to_boxes
+from eosvos.lovasz import lovasz_hinge, lovasz_softmax
 from eosvos.mask_head import mask_loss, paste_masks, project_masks
-from eosvos.mask_rcnn import ALIGN, ImageConfig, MaskRCNN, RoIConfig, RoIHeads, check_targets, choose_rois, scale_boxes
+from eosvos.mask_rcnn import (
+    ALIGN,
+    ImageConfig,
+    MaskRCNN,
+    RoIConfig,
+    RoIHeads,
+    check_targets,
+    choose_rois,
+    roi_targets,
+    scale_boxes,
+    scale_targets,
+)
 from eosvos.rpn import RPN
+from eosvos.weights import SHIPPED, load_model, read_weights
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
+KINDS = ['hinge', 'softmax', 'bce']
 
 
 def random_boxes(draws, count, height=80, width=100):
@@ -71,6 +90,27 @@ def test_box_loss_is_torchvisions(seed, N, K):
     torch.testing.assert_close(tuple(ours.values()), theirs)
 
 
+def test_answers_in_half_precision_meet_boxes_in_float32():
+    "Detections and losses are those of the same numbers in float32."
+    draws = generator('half')
+    proposals = random_boxes(draws, 20) + torch.tensor([1000., 500, 1000, 500])
+    logits = torch.randn(20, 2, generator=draws).bfloat16()
+    deltas = torch.randn(20, 2, 4, generator=draws).bfloat16()
+    labels, wanted = torch.randint(2, (20,), generator=draws), torch.randn(20, 4, generator=draws)
+    masks = torch.randn(20, 8, 8, generator=draws).bfloat16()
+    shares = torch.rand(20, 8, 8, generator=draws)
+
+    def answers(logits, deltas, masks):
+        found = detect(logits, deltas, proposals, (800, 1300), 0.3, 0.5, 10)
+        return [found['boxes'], found['scores'], *box_loss(logits, deltas, labels, wanted).values(),
+                *(mask_loss(masks, shares, kind) for kind in KINDS)]
+
+    exact = answers(logits.float(), deltas.float(), masks.float())
+    assert len(exact[0]) == 10
+    for a, b in zip(answers(logits, deltas, masks), exact, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+
+
 # ---- masks
 
 @quick
@@ -93,11 +133,120 @@ def test_projection_is_torchvisions(seed, N, M):
     torch.testing.assert_close(project_masks(masks, boxes, owner, M), peer.project_masks_on_boxes(masks, boxes, owner, M))
 
 
-@pytest.mark.parametrize('kind', ['lovasz', 'bce'])
+@pytest.mark.parametrize('kind', KINDS)
 def test_no_mask_costs_nothing_and_has_a_gradient(kind):
     logits = torch.zeros(0, 4, 4, requires_grad=True)
     loss = mask_loss(logits, torch.zeros(0, 4, 4), kind)
     assert loss == 0 and torch.autograd.grad(loss, logits)[0].shape == (0, 4, 4)
+
+
+def test_the_kinds_are_what_they_are_called():
+    draws = generator('kinds')
+    logits, shares = torch.randn(5, 8, 8, generator=draws), torch.rand(5, 8, 8, generator=draws)
+    both = torch.stack([torch.zeros_like(logits), logits], dim=1)  # of background and object
+    wanted = dict(hinge=lovasz_hinge(logits, shares),
+                  softmax=lovasz_softmax(both.softmax(1), (shares > 0.5).long()),
+                  bce=nn.functional.binary_cross_entropy_with_logits(logits, shares))
+    for kind, value in wanted.items():
+        torch.testing.assert_close(mask_loss(logits, shares, kind), value)
+    assert torch.equal(mask_loss(logits, shares), wanted['hinge'])
+    assert len({o.item() for o in wanted.values()}) == 3
+
+
+def test_an_unknown_kind_is_refused():
+    said = r"expected one of \['bce', 'hinge', 'softmax'\], got 'dice'"
+    with pytest.raises(ValueError, match=said): RoIConfig(mask_loss='dice')
+    nothing = torch.zeros(1, 4, 4)
+    with pytest.raises(ValueError, match=said): mask_loss(nothing, nothing, 'dice')
+
+
+def test_weights_of_earlier_versions_call_the_hinge_lovasz(tmp_path):
+    assert RoIConfig().mask_loss == RoIConfig(mask_loss='lovasz').mask_loss == 'hinge'
+    tensors, about = read_weights(SHIPPED['small'])
+    about['config']['roi']['mask_loss'] = 'lovasz'
+    save_file(tensors, tmp_path / 'old.safetensors', metadata=dict(eosvos=json.dumps(about)))
+    model, config = load_model(tmp_path / 'old.safetensors')
+    assert config.roi.mask_loss == model.roi_heads.config.mask_loss == 'hinge'
+
+
+# ---- unknown pixels
+
+def random_masks(count, key):
+    "Logits, shares, and which cells are known, each (count, 8, 8)."
+    draws = generator(key)
+    logits = 2 * torch.randn(count, 8, 8, generator=draws)
+    shares, chance = torch.rand(2, count, 8, 8, generator=draws)
+    return logits, shares, chance < 0.7
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_unknown_cells_teach_nothing(kind):
+    "Their gradient is exactly 0, and neither their logits nor their targets change the loss."
+    logits, shares, valid = random_masks(4, 'void')
+    logits.requires_grad_()
+    loss = mask_loss(logits, shares, kind, valid)
+    gradient = torch.autograd.grad(loss, logits)[0]
+    assert (gradient[~valid] == 0).all() and gradient[valid].any()
+    assert loss != mask_loss(logits, shares, kind)
+    other = mask_loss(logits.where(valid, 1e4), shares.where(valid, 1 - shares), kind, valid)
+    assert torch.equal(other, loss)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_mask_without_a_known_cell_adds_nothing(kind):
+    logits, shares, valid = random_masks(3, 'blank')
+    valid[1] = False
+    logits.requires_grad_()
+    loss = mask_loss(logits, shares, kind, valid)
+    gradient = torch.autograd.grad(loss, logits)[0]
+    assert not gradient[1].any() and gradient[0].any() and gradient.isfinite().all()
+    others = [mask_loss(logits[[k]], shares[[k]], kind, valid[[k]]) for k in (0, 2)]
+    count = valid.sum((1, 2)) if kind == 'bce' else [1, 1, 1]  # a mean over cells, or over masks
+    torch.testing.assert_close(loss, (others[0] * count[0] + others[1] * count[2]) / sum(count))
+    nothing = mask_loss(logits, shares, kind, torch.zeros_like(valid))
+    assert nothing == 0 and (torch.autograd.grad(nothing, logits)[0] == 0).all()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_where_all_is_known_the_loss_is_the_same(kind):
+    logits, shares, valid = random_masks(3, 'known')
+    loss = mask_loss(logits, shares, kind, torch.ones_like(valid))
+    torch.testing.assert_close(loss, mask_loss(logits, shares, kind))
+
+
+def test_a_cell_is_unknown_where_most_of_it_is():
+    "Four by four pixels a cell; the third box reaches beyond the image, where all is known."
+    valid = torch.ones(16, 32, dtype=torch.bool)
+    valid[4:8, 4:8] = False  # one cell
+    valid[8:12, 8:11] = False  # three quarters of another
+    valid[12:, 12:13] = False  # a quarter of a third
+    boxes = torch.tensor([[0., 0, 16, 16], [16, 0, 32, 16], [24, 0, 40, 16], [0, 0, 16, 16]])
+    boxes = boxes - 0.5  # RoIAlign's half pixel
+    target = dict(boxes=boxes[:1], labels=torch.tensor([1]), masks=torch.ones(1, 16, 32))
+    labels, owners = torch.tensor([1, 1, 1, 0]), torch.zeros(4, dtype=torch.int64)
+    _, masks, known = roi_targets(boxes, labels, owners, target | dict(valid=valid), 4)
+    assert known.dtype == torch.bool and known.shape == masks.shape == (3, 4, 4)
+    assert (~known).nonzero().tolist() == [[0, 1, 1], [0, 2, 2]]
+    _, _, known = roi_targets(boxes, labels, owners, target, 4)
+    assert known.shape == (3, 4, 4) and known.all()
+
+
+def test_unknown_pixels_follow_their_image():
+    valid = torch.eye(4, 6) == 0
+    target = dict(boxes=torch.tensor([[0., 0, 2, 2]]), masks=torch.ones(1, 4, 6), valid=valid)
+    (scaled,) = scale_targets([target], [(4, 6)], [(8, 12)])
+    assert torch.equal(scaled['valid'], valid.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+@pytest.mark.parametrize('valid, said', [
+    (torch.ones(8, 9) > 0, r'target 0: expected valid of shape \(8, 8\), got \(8, 9\)'),
+    (torch.ones(8, 8), r'target 0: expected a bool valid, got torch.float32'),
+])
+def test_what_is_known_is_checked(valid, said):
+    image, box = torch.rand(3, 8, 8), torch.tensor([[1., 1, 5, 5]])
+    target = dict(boxes=box, labels=torch.tensor([1]), masks=torch.ones(1, 8, 8))
+    check_targets([image], [target | dict(valid=torch.ones(8, 8) > 0)])
+    with pytest.raises(ValueError, match=said): check_targets([image], [target | dict(valid=valid)])
 
 
 # ---- the choice of RoIs
@@ -170,6 +319,39 @@ def test_align_changes_nothing_but_what_can_be_differentiated():
             models[align]([image])
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_unknown_pixels_change_the_mask_loss_alone(kind):
+    "Beside an image without any. If none is, no bit changes; if all are, no mask has a gradient."
+    model, images = tiny(mask_loss=kind), [torch.rand(3, 64, 128), torch.rand(3, 48, 100)]
+    masks = [torch.zeros(1, *image.shape[1:], dtype=torch.uint8) for image in images]
+    for mask in masks: mask[:, 10:40, 20:80] = 1
+    box = torch.tensor([[20., 10, 80, 40]])
+    plain = [dict(boxes=box, labels=torch.tensor([1]), masks=mask) for mask in masks]
+    known = torch.ones(64, 128, dtype=torch.bool)
+    some = known.clone()
+    some[:, 50:] = False
+
+    def run(*valids):
+        targets = [target | dict(valid=valid) for target, valid in zip(plain, valids)]
+        targets += plain[len(valids):]
+        losses = model(images, targets, generator=generator('void'))
+        model.zero_grad(set_to_none=False)
+        sum(losses.values()).backward()
+        return losses, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    before, slope = run()
+    nowhere = torch.zeros(48, 100, dtype=torch.bool)
+    for valids in ((known,), (some,), (~known, nowhere)):
+        losses, after = run(*valids)
+        assert {name for name in before if losses[name] != before[name]} <= {'loss_mask'}
+        changed = {name for name in after if not torch.equal(after[name], slope[name])}
+        assert all('mask' in name for name in changed)  # the pyramid has no weights
+        moved = losses['loss_mask'] != before['loss_mask']
+        assert bool(changed) == moved == (valids[0] is not known)
+    assert losses['loss_mask'] == 0
+    assert all((g == 0).all() for name, g in after.items() if 'mask' in name)
+
+
 def test_an_unknown_align_is_refused():
     with pytest.raises(ValueError, match=r"align: expected one of \['fast', 'twice'\], got 'slow'"): tiny(align='slow')
 
@@ -188,3 +370,40 @@ def test_beta_reaches_the_box_loss():
     image, given = torch.rand(3, 64, 128), [torch.tensor([[22., 12, 80, 50]])]
     one, other = (tiny(beta=beta)([image], [target], given, generator(0))['loss_box_reg'] for beta in (1.0, 1 / 9))
     assert RoIConfig().beta == 1 and RPN(3).config.beta == 0 and 0 < one < other
+
+
+# ---- half precision
+
+@pytest.fixture(scope='module')
+def cup():
+    "The shipped model, in training without own proposals, a frame, its target, and boxes near."
+    model = load_model('small')[0]
+    model.rpn.config = replace(model.rpn.config, after_nms=(0, 200))
+    image, ids = demo_frame()
+    masks = (ids == 1)[None]
+    target = dict(boxes=masks_to_boxes(masks), labels=torch.tensor([1]), masks=masks)
+    near = target['boxes'] + 10 * torch.randn(40, 4, generator=generator('near'))
+    return model, image, target, torch.cat([near, near / 3])
+
+
+@pytest.mark.parametrize('align', ALIGN)
+@pytest.mark.parametrize('how', ['autocast', 'wholesale'])
+def test_half_precision_rounds_features_alone(cup, how, align):
+    "Losses of the same RoIs to the accuracy of bfloat16; boxes and masks in float32."
+    model, image, target, given = cup
+    model = copy.deepcopy(model)
+    model.roi_heads.config = replace(model.roi_heads.config, align=align)
+    with torch.no_grad():
+        losses = model([image], [target], [given], generator(0))
+        exact, = model([image])
+        if how == 'wholesale': model, image = model.bfloat16(), image.bfloat16()
+        with torch.autocast('cpu', torch.bfloat16, enabled=how == 'autocast'):
+            rough_losses = model([image], [target], [given], generator(0))
+            rough, = model([image])
+    for name, value in rough_losses.items():
+        assert value.dtype == torch.float32 and value != losses[name]
+        torch.testing.assert_close(value, losses[name], rtol=0.02, atol=5e-4)
+    for name in ('boxes', 'scores', 'masks'): assert rough[name].dtype == torch.float32
+    assert box_iou(exact['boxes'][:1], rough['boxes'][:1]) > 0.97
+    exact, rough = (o['masks'][0] > 0.5 for o in (exact, rough))
+    assert (exact & rough).sum() / (exact | rough).sum() > 0.97

@@ -55,7 +55,7 @@ def batches(count, mask=True, seed=0):
 @pytest.mark.parametrize('clip', [None, 1e9, 3.0])
 def test_equals_sgd_of_torch(toy, clip):
     data = batches(5)
-    tuned, losses = fine_tune(toy, initial_weights(toy), data, FineTuneConfig(lr=0.02, clip=clip), ('seed',))
+    tuned, losses = fine_tune(toy, initial_weights(toy), data, FineTuneConfig(clip=clip), ('seed',), 0.02)
     optimizer = torch.optim.SGD(toy.parameters(), lr=0.02)
     for t, batch in enumerate(data):
         optimizer.zero_grad()
@@ -83,7 +83,7 @@ def test_without_an_object_unused_weights_stay(toy):
 
 def test_the_model_is_left_alone(toy):
     before, start = initial_weights(toy), initial_weights(toy)
-    tuned, _ = fine_tune(toy, start, batches(3), FineTuneConfig(lr=0.1), ('seed',))
+    tuned, _ = fine_tune(toy, start, batches(3), FineTuneConfig(), ('seed',), 0.1)
     for name, p in toy.named_parameters():
         assert torch.equal(p, before[name]) and torch.equal(start[name], before[name]) and not torch.equal(tuned[name], before[name])
         assert p.grad is None and p.requires_grad and not tuned[name].requires_grad and not start[name].requires_grad
@@ -93,7 +93,7 @@ def test_the_model_is_left_alone(toy):
 def test_live_parameters_are_only_read(toy):
     before, live = initial_weights(toy), dict(toy.named_parameters())
     for count in (0, 2):
-        tuned, _ = fine_tune(toy, live, batches(count), FineTuneConfig(lr=0.1), ('seed',))
+        tuned, _ = fine_tune(toy, live, batches(count), FineTuneConfig(), ('seed',), 0.1)
         for name, p in toy.named_parameters():
             own = tuned[name]
             assert p is live[name] and torch.equal(p, before[name])
@@ -116,14 +116,14 @@ class Normed(Toy):
 OWN = {name: torch.tensor(0.1) for name in ('bias', 'norm.weight', 'norm.bias')}
 
 
-@pytest.mark.parametrize('rates', [None, OWN])  # a frozen weight needs none
+@pytest.mark.parametrize('rates', [0.1, OWN])  # a frozen weight needs none
 def test_frozen_layers_stay_and_buffers_come_back(rates):
     model = Normed()
     model.weight.requires_grad_(False)
     given = initial_weights(model) | {'weight': torch.full((2, 3), 0.5, dtype=torch.float64)}
     start = {name: w.clone() for name, w in given.items()}
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    tuned, losses = fine_tune(model, given, batches(2), FineTuneConfig(lr=0.1), ('seed',), rates)
+    tuned, losses = fine_tune(model, given, batches(2), FineTuneConfig(), ('seed',), rates)
     assert list(tuned) == list(given)
     assert {name for name, w in tuned.items() if torch.equal(w, start[name])} == {'weight'}
     assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers())
@@ -135,7 +135,7 @@ def test_frozen_layers_stay_and_buffers_come_back(rates):
 
 
 def test_no_steps_are_the_start(toy):
-    tuned, losses = fine_tune(toy, initial_weights(toy), [], FineTuneConfig(), ('seed',))
+    tuned, losses = fine_tune(toy, initial_weights(toy), [], FineTuneConfig(), ('seed',), 0.1)
     assert losses == [] and all(torch.equal(tuned[name], p) for name, p in toy.named_parameters())
 
 
@@ -205,8 +205,8 @@ def test_targets_of_masks_with_unknown_pixels(dtype):
 # ---- the small model
 
 def test_steps_lower_the_loss_and_repeat_exactly(small, frame):
-    config = FineTuneConfig(iterations=6, batch=1, lr=2e-3, clip=10.0, view=AugmentConfig(flip=0, angle=0, scale=(1, 1)))
-    (a, first), (b, second) = (fine_tune(small, initial_weights(small), views(*frame, config, (1,)), config, (1,)) for _ in range(2))
+    config = FineTuneConfig(iterations=6, batch=1, clip=10.0, view=AugmentConfig(flip=0, angle=0, scale=(1, 1)))
+    (a, first), (b, second) = (fine_tune(small, initial_weights(small), views(*frame, config, (1,)), config, (1,), 2e-3) for _ in range(2))
     assert first == second and all(torch.equal(a[name], b[name]) for name in a)
     assert set(first[0]) == {'loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask'}
     assert sum(first[-1].values()) < sum(first[0].values())
@@ -220,3 +220,8 @@ def test_hardly_an_object(small, frame, pixels):
     losses = inner_step(small, weights, ([frame[0]], [as_target(mask)]), rates=1e-3, random=generator(0))
     assert all(torch.isfinite(w).all() for w in weights.values())
     assert (losses['loss_mask'] > 0) == (losses['loss_box_reg'] > 0) == bool(pixels)
+
+
+@pytest.mark.parametrize('name, value', [('iterations', -1), ('batch', 0), ('clip', 0.0), ('clip', -1.0), ('clip', float('nan'))])
+def test_numbers_that_cannot_be_meant_are_refused(name, value):
+    with pytest.raises(ValueError, match=f'{name}: expected at least .*, got {value}'): FineTuneConfig(**{name: value})

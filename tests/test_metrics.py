@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
-from eosvos import metrics
+from eosvos import cli, metrics
 from eosvos.metrics import boundary, boundary_f, dilate, evaluate, jaccard, quarters, score_frame, statistics, tolerance, youtube_scores
 
 
@@ -275,6 +276,18 @@ def clip(folder, frames=6, value=1, shift=0, second=None):
     return folder
 
 
+@pytest.fixture
+def pair(tmp_path):
+    return clip(tmp_path / 'pred'), clip(tmp_path / 'true')
+
+
+def refused(pair, *expected):
+    with pytest.raises(ValueError) as error:
+        evaluate(*pair)
+    for text in expected:
+        assert str(text) in str(error.value)
+
+
 def test_a_root_and_one_sequence_agree(tmp_path):
     for name in ('ant', 'bee'):
         clip(tmp_path / 'true' / name, second=2)
@@ -303,6 +316,30 @@ def test_255_beside_ids_is_void(tmp_path):
         ids = np.array(Image.open(clip(tmp_path / 'pred', value=2, second=1) / f'{k:05d}.png'))
         save(tmp_path / 'true' / f'{k:05d}.png', np.where((ids == 2) & (np.arange(40) > 10 + k), 255, ids))
     assert all((scores.j == 1).all() and (scores.f == 1).all() for scores in evaluate(tmp_path / 'pred', tmp_path / 'true').objects)
+
+
+@pytest.mark.parametrize('side', ['true', 'pred'])
+def test_a_frame_of_255_alone_is_void_where_another_frame_has_ids(tmp_path, side):
+    for folder in ('pred', 'true'):
+        clip(tmp_path / folder, value=2)
+    files = sorted((tmp_path / side).iterdir())
+    save(files[2], np.array(Image.open(files[2])) // 2 * 255)
+    scores, = evaluate(tmp_path / 'pred', tmp_path / 'true').objects
+    assert scores.object_id == 2
+    assert scores.j.tolist() == ([1, 0, 1, 1] if side == 'pred' else [1, 1, 1, 1])
+    for file in files:
+        save(file, np.minimum(np.array(Image.open(file)), 1) * 255)
+    with pytest.raises(ValueError, match='got object [12]'):  # without ids, 255 is object 1
+        evaluate(tmp_path / 'pred', tmp_path / 'true')
+
+
+def test_an_unscored_mask_tells_void_from_objects_too(tmp_path):
+    for folder in ('pred', 'true'):
+        clip(tmp_path / folder, value=3)
+    for k in range(1, 6):
+        save(tmp_path / 'true' / f'{k:05d}.png', np.full((30, 40), 255))
+    scores, = evaluate(tmp_path / 'pred', tmp_path / 'true').objects
+    assert scores.object_id == 3 and scores.j.tolist() == [1] * 4
 
 
 def test_void_in_a_prediction_claims_nothing():
@@ -342,17 +379,66 @@ def test_frames_in_the_order_of_their_numbers(tmp_path):
     assert evaluate(tmp_path / 'pred', tmp_path / 'true').objects[0].frames == tuple(f'{k}.png' for k in range(1, 11))
 
 
+@pytest.mark.parametrize('workers', [1, 2])
+def test_all_objects_as_one(tmp_path, workers):
+    "What a benchmark of DAVIS 2016 does with the masks of 2017."
+    clip(tmp_path / 'two', second=2)
+    clip(tmp_path / 'one', second=1)
+    for names in (('two', 'one'), ('one', 'two'), ('two', 'two')):
+        folders = [tmp_path / name for name in names]
+        scores, = evaluate(*folders, workers=workers, single=True).objects
+        assert scores.object_id == 1 and scores.j.tolist() == scores.f.tolist() == [1] * 4
+    with pytest.raises(ValueError, match=r'got object 2; .* say single \(--single\)$'):
+        evaluate(tmp_path / 'two', tmp_path / 'one', workers=workers)
+    with pytest.warns(UserWarning, match=r'one: no mask shows two_2; .* say single \(--single\)$'):
+        apart = evaluate(tmp_path / 'one', tmp_path / 'two', workers=workers)
+    assert apart.objects[1].j.tolist() == [0] * 4
+
+
+def test_void_is_void_where_all_objects_are_one(tmp_path):
+    clip(tmp_path / 'pred', value=5)
+    for k in range(6):
+        ids = np.array(Image.open(tmp_path / 'pred' / f'{k:05d}.png'))
+        unsure = (ids == 5) & (np.arange(40) < 8)
+        save(tmp_path / 'true' / f'{k:05d}.png', np.where(unsure, 255, ids))
+    scores, = evaluate(tmp_path / 'pred', tmp_path / 'true', single=True).objects
+    assert scores.j.tolist() == [1] * 4
+
+
+@pytest.mark.filterwarnings('error')
+def test_an_object_that_is_seen_once_is_no_other_object(pair):
+    for k in (1, 2, 4):
+        save(pair[0] / f'{k:05d}.png', np.zeros((30, 40)))
+    assert evaluate(*pair).objects[0].j.tolist() == [0, 0, 1, 0]
+    save(pair[0] / '00003.png', np.zeros((30, 40)))
+    with pytest.raises(UserWarning, match='pred: no mask shows true_1$'):
+        evaluate(*pair, single=True)
+
+
+def test_of_many_objects_a_few_are_named(tmp_path):
+    for k in range(4):
+        save(tmp_path / 'true' / f'{k}.png', np.arange(1, 9).reshape(2, 4))
+        save(tmp_path / 'pred' / f'{k}.png', np.full((2, 4), 2))
+    with pytest.warns(UserWarning, match='no mask shows true_1, true_3, true_4, true_5, true_6, ...;'):
+        evaluate(tmp_path / 'pred', tmp_path / 'true')
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_sequences_without_a_scored_frame_are_left_out(tmp_path, workers):
+    for name, frames in dict(ant=6, short=2, blank=6).items():
+        for side in ('true', 'pred'):
+            clip(tmp_path / side / name, frames, value=name != 'blank')
+    told = f'{tmp_path}/true: expected an object in a frame that is scored, found none in '
+    with pytest.warns(UserWarning, match=f'^{told}blank, short; left out$'):
+        result = evaluate(tmp_path / 'pred', tmp_path / 'true', workers=workers)
+    assert [scores.name for scores in result.objects] == ['ant_1']
+    assert result.summary()['J&F-Mean'] == 1
+    pred, true = tmp_path / 'pred', tmp_path / 'true'
+    refused((pred, true, ['short', 'blank']), f'{told}blank, short')
+    refused((pred / 'short', true / 'short'), true / 'short', 'found none in short')
+
+
 # ---- refusals: each names the file and both values ----
-
-@pytest.fixture
-def pair(tmp_path):
-    return clip(tmp_path / 'pred'), clip(tmp_path / 'true')
-
-
-def refused(pair, *expected):
-    with pytest.raises(ValueError) as error: evaluate(*pair)
-    for text in expected: assert str(text) in str(error.value)
-
 
 def test_missing_frame(pair):
     (pair[0] / '00003.png').unlink()
@@ -367,16 +453,6 @@ def test_other_size(pair):
 def test_unknown_id(pair):
     save(pair[0] / '00002.png', np.full((30, 40), 5))
     refused(pair, pair[0] / '00002.png', '[1]', 'object 5')
-
-
-def test_no_object(pair):
-    for k in range(6): save(pair[1] / f'{k:05d}.png', np.zeros((30, 40)))
-    refused(pair, pair[1], '6 empty')
-
-
-def test_too_few_frames(pair):
-    for k in range(2, 6): (pair[1] / f'{k:05d}.png').unlink()
-    refused(pair, pair[1], 'than the 2 not scored', 'found 2')
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA'])
@@ -403,7 +479,8 @@ def test_missing_sequence(tmp_path):
     for name in ('ant', 'bee'): clip(tmp_path / 'true' / name)
     clip(tmp_path / 'pred/ant')
     refused((tmp_path / 'pred', tmp_path / 'true'), tmp_path / 'pred/bee/00001.png', 'no such mask', 'got 0')
-    refused((tmp_path / 'pred', tmp_path / 'true', ['ant', 'wasp']), tmp_path / 'true/wasp', 'found 0')
+    pred, true = tmp_path / 'pred', tmp_path / 'true'
+    refused((pred, true, ['ant', 'wasp']), true / 'wasp', 'found none')
 
 
 # ---- tables ----
@@ -475,7 +552,8 @@ def test_objects_are_scored_after_their_first_frame(pond):
 
 
 def test_davis_scores_the_same_folder_otherwise(pond):
-    one, two, three = evaluate(*pond).objects
+    with pytest.warns(UserWarning, match='no mask shows pond_3'):
+        one, two, three = evaluate(*pond).objects
     assert len(one.j) == len(two.j) == len(three.j) == 5 and two.j.tolist() == [0, 1 / 2, 1 / 2, 1 / 2, 1 / 2]
 
 
@@ -495,12 +573,22 @@ def test_seen_and_unseen_are_refused_where_one_is_missing(pond):
         with pytest.raises(ValueError, match=counts): youtube_scores(result, {('pond', 1): flag, ('pond', 2): flag})
 
 
+def test_objects_of_the_last_frame_alone_leave_nothing_to_score(pond):
+    for k in range(0, 30, 5):
+        save(pond[1] / f'pond/{k:05d}.png', np.zeros((30, 40)))
+    for k in range(0, 35, 5):
+        save(pond[0] / f'pond/{k:05d}.png', np.zeros((30, 40)))
+    with pytest.raises(ValueError, match='true: .* found none in pond'):
+        evaluate(*pond, protocol='youtube-vos')
+
+
 def test_youtube_refusals(pond):
     with pytest.raises(ValueError, match="'davis' or 'youtube-vos', got 'vos'"): evaluate(*pond, protocol='vos')
     (pond[0] / 'pond/00030.png').unlink()  # the last frame is scored too
     with pytest.raises(ValueError, match='pond/00030.png: no such mask; expected 6 .* got 5'): evaluate(*pond, protocol='youtube-vos')
     for path in sorted((pond[1] / 'pond').iterdir())[1:]: path.unlink()
-    with pytest.raises(ValueError, match='than the 1 not scored, found 1'): evaluate(*pond, protocol='youtube-vos')
+    with pytest.raises(ValueError, match='true: expected an object .*, found none in pond$'):
+        evaluate(*pond, protocol='youtube-vos')
 
 
 # ---- several processes ----
@@ -520,3 +608,13 @@ def test_workers_name_the_first_bad_file(pair):
     for name in ('00002.png', '00004.png'): save(pair[0] / name, np.zeros((15, 40)))
     with pytest.raises(ValueError) as error: evaluate(*pair, workers=2)
     assert str(pair[0] / '00002.png') in str(error.value) and '(15, 40)' in str(error.value)
+
+
+def test_the_command_counts_all_objects_as_one(tmp_path):
+    for name, second in (('two', 2), ('one', 1)):
+        clip(tmp_path / name, second=second)
+    command = ['evaluate', str(tmp_path / 'two'), str(tmp_path / 'one')]
+    refused = CliRunner().invoke(cli.app, command)
+    assert refused.exit_code == 1 and '--single' in refused.stderr
+    scored = CliRunner().invoke(cli.app, [*command, '--single'])
+    assert scored.exit_code == 0 and 'one_1' in scored.stdout and scored.stdout.count('100.0') == 6

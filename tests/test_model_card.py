@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.nn import GroupNorm
 
 from eosvos.benchmark import read_json
+from eosvos.resnet import FrozenBatchNorm2d
 from eosvos.tables import percent
-from eosvos.weights import SHIPPED
+from eosvos.weights import SHIPPED, load_model, load_rates
 
 RESULTS = Path(__file__).parent.parent / 'benchmarks/ablation'
 
@@ -37,10 +39,24 @@ def test_table_of_both_seeds(steps):
 
 def test_sentences_of_small():
     (j, f, instances), shipped = measured('common-1-10'), read_json(RESULTS / 'davis/common-1-10.json')
-    said = [f'mean J {j} and F {f}, {shipped["processes"] * shipped["fps"]:.0f} frames a second on two cores; J {instances} on the instance test',
+    fps, online = shipped['fps'], read_json(RESULTS / 'davis/common-1-10-ona.json')
+    assert shipped['processes'] == online['processes'] == 2
+    said = [f'mean J {j} and F {f}, {fps:.1f} frames a second in each of two processes on two cores, '
+            f'{2 * fps:.1f} together; J {instances} on the instance test',
             'a hundred steps, mean of two seeds: {}, {} and {}; without fine-tuning {}, {} and {}.'.format(*of_parent(100), *measured('zero-shot')),
-            'With online adaptation after ten steps: {}, {} and {},'.format(*measured('common-1-10-ona')),
+            'With online adaptation after ten steps: {}, {} and {}, at '.format(*measured('common-1-10-ona'))
+            + f'{online["fps"]:.1f} frames a second in each process.',
             'With twice as many outer steps, seed 1, and ten fine-tuning steps: {}, {} and {},'.format(*measured('long-1-10'))]
+    assert [s for s in said if s not in card('small')] == []
+
+
+def test_what_the_shipped_model_is():
+    model, config = load_model('small')
+    parts = [sum(isinstance(m, kind) for m in model.modules()) for kind in (FrozenBatchNorm2d, GroupNorm)]
+    assert parts == [48, 0] and config.roi.mask_loss == 'bce'
+    counts = [sum(p.numel() for p in model.parameters()), sum(r.numel() for r in load_rates('small').values())]
+    said = ['{:,} parameters in half precision and {:,} learning rates'.format(*counts),
+            f'{parts[0]} frozen BatchNorms and learns masks by cross-entropy']
     assert [s for s in said if s not in card('small')] == []
 
 

@@ -91,6 +91,17 @@ def test_pyramid_anchors_follow_the_features():
     with pytest.raises(ValueError, match='zip'): pyramid_anchors(features[1:], IMAGE, config)
 
 
+def test_anchors_are_exact_whatever_the_features_are():
+    "In bfloat16, with eight bits, an anchor at 768 x 1344 would move by up to four pixels."
+    features = [torch.zeros(1, 1, 768 // s, 1344 // s) for s in STRIDES]
+    levels = pyramid_anchors(features, (768, 1344), RPNConfig())
+    assert max((level - level.bfloat16()).abs().max() for level in levels) == 4
+    for half in (torch.bfloat16, torch.float16):
+        rough = pyramid_anchors([x.to(half) for x in features], (768, 1344), RPNConfig())
+        for a, b in zip(levels, rough, strict=True):
+            assert b.dtype == torch.float32 and torch.equal(a, b)
+
+
 def test_cached_anchors_survive_a_step():
     model, draws = network(), generator('cache')
     features, targets = random_features(draws), [dict(boxes=random_boxes(2, draws)) for _ in SIZES]
@@ -206,6 +217,27 @@ def test_wild_deltas_give_finite_proposals():
     for value in (1e4, -1e4):
         boxes = propose([torch.zeros(16)], [torch.full((16, 4), value)], [anchors], (64, 64), RPNConfig(), True)
         assert boxes.isfinite().all()
+
+
+@pytest.mark.parametrize('half', [torch.bfloat16, torch.float16])
+def test_answers_in_half_precision_meet_anchors_in_float32(half):
+    "Proposals, scores and losses are those of the same numbers in float32."
+    draws = generator('half')
+    features = random_features(draws, dtype=torch.float32)
+    anchors = pyramid_anchors([x.to(half) for x in features], IMAGE, RPNConfig())
+    logits = [(3 * torch.randn(1, len(a), generator=draws)).to(half) for a in anchors]
+    deltas = [torch.randn(1, len(a), 4, generator=draws).to(half) for a in anchors]
+    target = [dict(boxes=random_boxes(2, draws, torch.float32))]
+
+    def answers(logits, deltas):
+        first = [o[0] for o in logits], [o[0] for o in deltas]
+        every = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
+        losses = rpn_loss(*every, target, RPNConfig(), generator(0))
+        return [propose(*first, anchors, (100, 180), RPNConfig(), True), *losses.values()]
+
+    exact = answers([o.float() for o in logits], [o.float() for o in deltas])
+    for a, b in zip(answers(logits, deltas), exact, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
 
 
 def test_proposals_of_a_batch_are_those_of_its_images():

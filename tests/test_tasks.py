@@ -112,7 +112,7 @@ def test_refusals(made):
 
 def test_void_is_no_object():
     ids = torch.tensor([[1, 255], [0, 0]], dtype=torch.uint8)
-    assert shown(ids, None, 1).tolist() == [[True, False], [False, False]] and shown(ids, 2, 1) is None
+    assert shown(ids, None, 1).tolist() == [[1, 255], [0, 0]] and shown(ids, 2, 1) is None
 
 
 def test_several_test_frames(made):

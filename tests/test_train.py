@@ -15,9 +15,9 @@ from eosvos import runs
 from eosvos.augment import AugmentConfig
 from eosvos.core import DEMO, generator
 from eosvos.datasets import Sequence
-from eosvos.parent import ParentConfig, ParentRun, Pictures, follow_scores, rate, train_parent
+from eosvos.follow import SMALL_SEGMENT, Tracker, follow_scores
+from eosvos.parent import ParentConfig, ParentRun, Pictures, rate, train_parent
 from eosvos.runs import Processes, own_device
-from eosvos.segment import SMALL_SEGMENT
 from eosvos.small import SMALL
 from eosvos.train import main
 from eosvos.video import VOID, read_mask, write_mask
@@ -186,13 +186,14 @@ def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
     files = [tuple(sorted((DEMO / folder).iterdir())) for folder in ('frames', 'masks')]
     whole = Sequence('cup', *files, starts=((1, 9),))
 
-    def perfect_later(model, clip, given, config, rates):
+    def perfect_later(tracker, clip, given):
         assert list(given) == [3]   # frame 12 is the first of every fourth that comes after frame 9
         for i in range(len(clip)): yield i, whole.mask(4 * i) if i > 3 else torch.zeros_like(given[3])
 
-    monkeypatch.setattr('eosvos.parent.segment', perfect_later)
+    monkeypatch.setattr('eosvos.follow.follow', perfect_later)
+    tracker = Tracker(None, 1e-3, SMALL_SEGMENT)
     # two sets may hold a sequence of one name
-    assert follow_scores(None, [whole, whole], SMALL_SEGMENT, stride=4) == [1.0, 1.0]
-    monkeypatch.setattr('eosvos.parent.segment', lambda *_, **__: ((i, whole.mask(i)) for i in range(40)))
+    assert follow_scores(tracker, [whole, whole], stride=4) == [1.0, 1.0]
+    monkeypatch.setattr('eosvos.follow.follow', lambda *_, **__: ((i, whole.mask(i)) for i in range(40)))
     with pytest.raises(ValueError, match='cup: expected an object before the last two of 40 frames'):
-        follow_scores(None, [replace(whole, starts=((1, 38),))], SMALL_SEGMENT)
+        follow_scores(Tracker(None, 1e-3, SMALL_SEGMENT), [replace(whole, starts=((1, 38),))])

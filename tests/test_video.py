@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageOps, ImageSequence
 
 from eosvos import video
 from eosvos.core import DEMO, PALETTE
@@ -49,6 +49,66 @@ def moving(count=12, H=32, W=48):
     "Smooth images, each of another brightness, so that frames can be told apart in a video."
     ramp = torch.linspace(0, 0.2, W).expand(3, H, W)
     return [ramp + 0.06 * index for index in range(count)]
+
+
+def film(path, count=40, pts=None, codec='libx264', **options):
+    "A small video whose frames differ, at 25 frames a second or at `pts` thousandths of a second."
+    container = options.pop('container', {})
+    with av.open(f'file:{path}', 'w', options=container) as file:
+        stream = file.add_stream(
+            codec, rate=25, options={name: str(value) for name, value in options.items()}
+        )
+        stream.width, stream.height, stream.pix_fmt = 48, 32, 'yuv420p'
+        if pts:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        noise = (
+            np.random.default_rng(0)
+            .integers(0, 256, (4, 6 + count, 3), dtype=np.uint8)
+            .repeat(8, 0)
+            .repeat(8, 1)
+        )
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(noise[:, 3 * index : 3 * index + 48]), format='rgb24'
+            )
+            if pts:
+                frame.pts, frame.time_base = pts[index], Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+UNEVEN = [index * 40 + 7 * (index * index % 5) for index in range(40)]
+FILMS = {
+    'usual.mp4': dict(g=12),
+    'one_key.mp4': {},
+    'all_keys.mp4': dict(g=1),
+    'uneven.mp4': dict(g=12, pts=UNEVEN),
+    'uneven.mkv': dict(g=12, pts=UNEVEN),
+    'open.mp4': {'x264-params': 'keyint=12:open-gop=1:bframes=3:b-adapt=0:scenecut=0'},
+    'short.mp4': {'x264-params': 'keyint=2:bframes=3:b-adapt=0'},
+    'refreshed.mp4': {'x264-params': 'keyint=12:intra-refresh=1'},
+    'pieces.mp4': dict(g=12, container=dict(movflags='frag_keyframe+empty_moov')),
+    'no_index.mkv': dict(g=12, container=dict(live='1')),
+    'stream.ts': dict(g=12),
+    'open.ts': {'x264-params': 'keyint=12:open-gop=1:bframes=3:b-adapt=0'},
+    'old.ts': dict(codec='mpeg2video', g=12, bf=2),
+    'old.mpg': dict(codec='mpeg2video', g=12, bf=2),
+    'old.avi': dict(codec='mpeg4', g=12, bf=2),
+    'unordered.avi': dict(g=12),
+    'bare.h264': dict(g=12),
+    'flash.flv': dict(g=12),
+}
+
+
+def stored(path):
+    "The frames of a video from the first to the last, as nothing but FFmpeg gives them."
+    with av.open(f'file:{path}') as container:
+        return [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
+
+
+def equal(image, pixels):
+    return np.array_equal(image.permute(1, 2, 0).mul(255).round().numpy(), pixels)
 
 
 def cut(path, share):
@@ -102,12 +162,96 @@ def test_float_pictures_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r'x\.tif: .*mode F'): read_image(tmp_path / 'x.tif')
 
 
-def test_orientation_is_not_followed_and_said(tmp_path):
+def turned(turn):
+    "EXIF notes that ask viewers to turn a picture, from 1 (as stored) to 8."
     exif = Image.Exif()
-    exif[0x0112] = 6
-    rgb().save(tmp_path / 'x.jpg', exif=exif)
-    with pytest.warns(UserWarning, match='asks viewers to turn it'): image = read_image(tmp_path / 'x.jpg')
-    assert image.shape == (3, 20, 30)
+    exif[0x0112] = turn
+    return exif
+
+
+@pytest.mark.parametrize('turn', range(1, 9))
+@pytest.mark.parametrize(
+    'name, more',
+    [
+        ('x.jpg', {}),
+        ('x.png', {}),
+        ('x.webp', dict(lossless=True)),
+        ('x.tif', {}),
+        ('x.tiff', dict(compression='tiff_lzw')),
+    ],
+)
+def test_pictures_are_turned_as_viewers_turn_them(tmp_path, turn, name, more):
+    rgb().save(tmp_path / name, exif=turned(turn), **more)
+    with Image.open(tmp_path / name) as picture:
+        expected = np.array(ImageOps.exif_transpose(picture))
+    if name != 'x.jpg':
+        assert np.array_equal(expected, np.array(ImageOps.exif_transpose(noted(rgb(), turn))))
+    assert np.array_equal(
+        read_image(tmp_path / name).permute(1, 2, 0).mul(255).round().numpy(), expected
+    )
+    assert (
+        picture_size(tmp_path / name) == expected.shape[:2] == ((20, 30) if turn < 5 else (30, 20))
+    )
+
+
+def noted(picture, turn):
+    "The same picture with notes of its orientation."
+    picture.getexif()[0x0112] = turn
+    return picture
+
+
+@pytest.mark.parametrize('turn', [3, 6, 7])
+@pytest.mark.parametrize('mode', ['P', 'L', '1', 'I;16'])
+@pytest.mark.parametrize('name', ['x.png', 'x.tif'])
+def test_masks_are_turned_like_frames(tmp_path, turn, mode, name):
+    ids = np.arange(6, dtype=np.uint16 if mode == 'I;16' else np.uint8).reshape(2, 3)
+    picture = Image.fromarray(ids * 255 if mode == '1' else ids)
+    if mode == 'P':
+        picture.putpalette([0] * 768)
+    if mode == '1':
+        picture = picture.convert('1')
+    picture.save(tmp_path / name, exif=turned(turn))
+    expected = np.array(ImageOps.exif_transpose(noted(Image.fromarray(ids), turn)))
+    assert np.array_equal(
+        read_mask(tmp_path / name).numpy(), expected > 0 if mode == '1' else expected
+    )
+    assert picture_size(tmp_path / name) == expected.shape
+
+
+def pages(path, count=3, **more):
+    "A file of several pictures, each of another brightness."
+    stack = [
+        Image.new('RGB', (30, 20), (40 * index, 90, 200 - 40 * index)) for index in range(count)
+    ]
+    stack[0].save(path, save_all=True, append_images=stack[1:], **more)
+    return path
+
+
+STACKS = {
+    'x.tif': {},
+    'x.gif': {},
+    'x.webp': dict(lossless=True),
+    'x.png': {},
+    'x.avif': dict(quality=100),
+}
+
+
+@pytest.mark.parametrize('name', STACKS)
+@pytest.mark.parametrize('read', [read_image, read_mask, picture_size])
+def test_files_of_several_pictures_are_no_picture(tmp_path, name, read):
+    with pytest.raises(ValueError, match=rf'{name}: .*expected one.*holds 3'):
+        read(pages(tmp_path / name, **STACKS[name]))
+
+
+def test_the_first_picture_of_a_phone_is_the_photograph(tmp_path):
+    "An MPO holds previews behind it, or what the other eye sees."
+    pages(tmp_path / 'x.jpg', format='MPO', quality=95)
+    with Image.open(tmp_path / 'x.jpg') as picture:
+        assert picture.format == 'MPO' and picture.n_frames == 3
+    assert read_image(tmp_path / 'x.jpg').mean((1, 2)).mul(255).round().tolist() == pytest.approx(
+        [0, 90, 200], abs=3
+    )
+    assert len(open_clip(tmp_path / 'x.jpg')) == 1
 
 
 @pytest.mark.parametrize('read', [read_image, read_mask])
@@ -273,15 +417,137 @@ def test_natural_order(tmp_path):
     for name in ['10', '9', '1', '01', 'b2', 'b10', 'a']: rgb((2, 2)).save(tmp_path / f'{name}.png')
     (tmp_path / 'notes.txt').touch()
     (tmp_path / '.hidden.png').touch()
-    (tmp_path / 'sub.png').mkdir()
-    (tmp_path / 'sub.png').rmdir()
-    assert list(pictures(tmp_path)) == ['01', '1', '9', '10', 'a', 'b2', 'b10']
+    with pytest.warns(UserWarning, match='01 is taken before 1;'):
+        assert list(pictures(tmp_path)) == ['01', '1', '9', '10', 'a', 'b2', 'b10']
+
+
+@pytest.mark.parametrize(
+    'names',
+    [
+        ['-5', '-1', '0', '2', '10'],
+        ['0.04', '0.2', '1', '1.04'],
+        ['-0.5', '0.25', '+3'],
+        ['1.10', '1.9'],
+        ['frame0.2', 'frame0.04'],
+        ['v1', 'v01'],
+        ['1', '1.0'],
+    ],
+)
+def test_names_that_leave_the_order_open_are_said(tmp_path, names):
+    for name in names:
+        rgb((2, 2)).save(tmp_path / f'{name}.png')
+    with pytest.warns(UserWarning, match=f'^{tmp_path}: .* is taken before .*') as said:
+        found = list(pictures(tmp_path))
+    assert len(said) == 1 and sorted(found) == sorted(names)
+    if names[0] not in ('1', 'v1', 'frame0.2'):
+        assert found == names
+
+
+@pytest.mark.parametrize(
+    'names',
+    [
+        ['00000', '00001', '00010'],
+        ['1', '2', '10'],
+        ['shot-1', 'shot-2', 'shot-10'],
+        ['a.0001', 'a.0002', 'a.0010'],
+        ['0.25', '0.50', '1.00'],
+        ['12345.678', '12345.680'],
+        ['2024-01-31_10.00.00', '2024-02-01_09.59.59'],
+        ['IMG_1(1)', 'IMG_1(2)', 'IMG_2'],
+    ],
+)
+def test_names_in_a_clear_order_are_not(tmp_path, names):
+    for name in names:
+        rgb((2, 2)).save(tmp_path / f'{name}.png')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert list(pictures(tmp_path)) == names
 
 
 @quick
 @given(st.lists(st.integers(0, 10**12), unique=True))
 def test_numbers_sort_as_numbers(numbers):
     assert sorted(map(str, numbers), key=natural_key) == [str(number) for number in sorted(numbers)]
+
+
+@quick
+@given(st.lists(st.decimals(-1000, 1000, places=3), unique=True))
+def test_signs_and_decimals_sort_by_value(numbers):
+    for suffix in ('', '.png'):
+        assert sorted([f'{number}{suffix}' for number in numbers], key=natural_key) == [
+            f'{number}{suffix}' for number in sorted(numbers)
+        ]
+
+
+@quick
+@given(st.lists(st.text(max_size=8)))
+def test_any_names_can_be_sorted(names):
+    assert sorted(sorted(names, key=natural_key)[::-1], key=natural_key) == sorted(
+        names, key=natural_key
+    )
+
+
+@pytest.mark.parametrize(
+    'suffix',
+    ['jfif', 'jpe', 'jp2', 'gif', 'ppm', 'pgm', 'tga', 'avif', 'apng', 'pcx', 'dib', 'JPG'],
+)
+def test_pictures_of_any_suffix_are_frames(folder, suffix):
+    rgb().convert('L').save(folder / f'00003.{suffix}')
+    for name in (
+        'notes.txt',
+        'meta.json',
+        '.DS_Store',
+        'Thumbs.db',
+        'desktop.ini',
+        'x.h5',
+        'clip.mpg',
+        'x.csv',
+        'noise',
+    ):
+        (folder / name).write_text('no picture')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert list(pictures(folder)) == ['00000', '00001', '00002', '00003']
+    assert open_clip(folder)[3].shape == (3, 20, 30)
+
+
+def test_pictures_without_a_usual_suffix_are_said(folder, tmp_path):
+    for name in ('00003.jpg_large', '00004', '00005.img'):
+        rgb().save(folder / name, format='PNG')
+    os.mkfifo(folder / 'pipe')
+    (folder / 'sub').mkdir()
+    (folder / 'notes.txt').write_text('no picture')
+    with pytest.warns(
+        UserWarning,
+        match='frames: 3 pictures without a usual suffix are left out, such as 00003.jpg_large',
+    ) as said:
+        assert len(pictures(folder)) == 3
+    assert len(said) == 1
+
+
+def test_the_mask_beside_its_frames_is_no_frame(folder, tmp_path, monkeypatch):
+    mask = folder / '00000.jpeg'  # even of the name of a frame
+    rgb().save(mask)
+    (tmp_path / 'link.png').symlink_to(mask)
+    (folder / 'loop').symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    for path in (
+        mask,
+        str(mask),
+        'frames/../frames/00000.jpeg',
+        'link.png',
+        folder / 'loop' / '00000.jpeg',
+    ):
+        assert open_clip(folder, path).names == ['00000', '00001', '00002']
+        assert open_clip('frames', path).files[0].name == '00000.png'
+    mask.rename(tmp_path / 'mask.png')
+    (folder / '00003.png').symlink_to(tmp_path / 'mask.png')
+    assert len(open_clip(folder, tmp_path / 'mask.png')) == 3 and len(open_clip(folder)) == 4
+
+
+def test_other_masks_leave_the_frames_alone(folder, tmp_path):
+    for path in (None, folder / 'masks', tmp_path / 'nowhere.png', folder):
+        assert len(open_clip(folder, path)) == 3
 
 
 def test_a_folder_of_frames(folder):
@@ -343,18 +609,92 @@ def test_a_clip_of_listed_files(folder):
     assert clip.names == ['00002', '00000'] and len(clip) == 2 and torch.equal(clip[1], read_image(folder / '00000.png'))
 
 
-def test_frames_of_another_size_are_named(folder):
+def test_a_broken_head_is_found_before_a_frame_is_read(folder):
     rgb((31, 20)).save(folder / '00002.png')
-    clip = open_clip(folder)
-    clip[1]
-    with pytest.raises(ValueError, match=r'00002\.png: expected 30x20 .*got 31x20'): clip[2]
+    with pytest.raises(ValueError, match=r'00002\.png: expected 30x20 .*got 31x20'):
+        open_clip(folder)
+    pages(folder / '00002.png')
+    with pytest.raises(ValueError, match=r'00002\.png: .*holds 3'):
+        open_clip(folder)
+    (folder / '00002.png').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'00002\.png: cannot be read'):
+        open_clip(folder)
 
 
 def test_a_truncated_frame_is_named(folder):
     cut(folder / '00001.png', 0.5)
     with pytest.raises(ValueError, match=r'00001\.png: cannot be read'): open_clip(folder)[1]
-    cut(folder / '00000.png', 0.5)
-    with pytest.raises(ValueError, match=r'00000\.png: cannot be read'): open_clip(folder)
+
+
+def test_a_folder_of_turned_frames(folder, tmp_path):
+    for index in range(3):
+        rgb(seed=index).save(folder / f'{index:05d}.png', exif=turned(8 if index else 6))
+    with pytest.warns(
+        UserWarning, match='frames: turned as viewers show it, to 20x30 pixels'
+    ) as said:
+        clip = open_clip(folder)
+    assert clip.size == (30, 20) and len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        expected = read_image(tmp_path / 'frames' / '00001.png')
+        assert torch.equal(clip[1], expected) and expected.shape == (3, 30, 20)
+    write_mask(tmp_path / 'mask.png', torch.ones(20, 30).long())
+    with pytest.raises(
+        ValueError,
+        match='expected 20x30 .* in the frames, which are turned as viewers .*, got 30x20',
+    ):
+        first_masks(tmp_path / 'mask.png', clip)
+
+
+@pytest.mark.parametrize('name', STACKS)
+@quick
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6))
+def test_the_pages_of_a_file_are_frames(tmp_path_factory, name, order):
+    path = tmp_path_factory.getbasetemp() / f'stack_{name}'
+    if not path.exists():
+        pages(path, **STACKS[name])
+    with Image.open(path) as picture:
+        expected = [np.array(page.convert('RGB')) for page in ImageSequence.Iterator(picture)]
+    clip = open_clip(path)
+    assert clip.names == ['00000', '00001', '00002'] and clip.size == (20, 30)
+    for index in order:
+        assert np.array_equal(
+            clip[index].permute(1, 2, 0).mul(255).round().numpy(), expected[index]
+        )
+
+
+def test_pages_of_sixteen_bits_keep_them(tmp_path):
+    values = [np.full((4, 6), value, np.uint16) for value in (100, 4095)]
+    Image.fromarray(values[0]).save(
+        tmp_path / 'x.tif', save_all=True, append_images=[Image.fromarray(values[1])]
+    )
+    assert [image[0, 0, 0].item() for image in open_clip(tmp_path / 'x.tif')] == pytest.approx(
+        [100 / 65535, 4095 / 65535]
+    )
+
+
+def test_pages_of_another_size_or_none_are_named(tmp_path):
+    Image.new('L', (6, 4)).save(
+        tmp_path / 'x.tif',
+        save_all=True,
+        append_images=[Image.new('L', (6, 4)), Image.new('L', (5, 4))],
+    )
+    with pytest.raises(ValueError, match=r'x\.tif/00002: expected 6x4 .* got 5x4'):
+        open_clip(tmp_path / 'x.tif')
+    pages(tmp_path / 'y.tif', 30)
+    with pytest.raises(ValueError, match=r'y\.tif'):
+        list(open_clip(cut(tmp_path / 'y.tif', 0.7)))
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'tif', 'gif'])
+def test_one_picture_is_a_clip_of_one_frame(tmp_path, suffix):
+    rgb().save(tmp_path / f'x%03d.{suffix}')
+    clip = open_clip(tmp_path / f'x%03d.{suffix}')
+    assert (
+        clip.names == ['00000']
+        and torch.equal(clip[0], clip[0])
+        and torch.equal(clip[0], read_image(tmp_path / f'x%03d.{suffix}'))
+    )
 
 
 def test_grey_and_transparent_frames_mix(folder):
@@ -388,31 +728,79 @@ def test_odd_sizes_are_padded(tmp_path, size):
     torch.testing.assert_close(clip[1], torch.full((3, *clip.size), 0.5), atol=0.02, rtol=0)
 
 
-def test_frames_are_decoded_once_forwards_and_a_few_times_backwards(tmp_path, monkeypatch):
-    write_video(tmp_path / 'x.mp4', [*moving()] * 4)
-    clip, decoded, decode = open_clip(tmp_path / 'x.mp4'), [], video._decode
-    assert len(clip) == 48
+@pytest.mark.parametrize('kept', [1, 5, 1000])
+@pytest.mark.parametrize('name', FILMS)
+@settings(quick, max_examples=8)
+@given(st.lists(st.integers(0, 39), min_size=1, max_size=12))
+def test_any_order_of_frames(tmp_path_factory, name, kept, order):
+    path = tmp_path_factory.getbasetemp() / name
+    if not path.exists():
+        film(path, **FILMS[name])
+    frames = stored(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video, '_KEPT', kept * 48 * 32 * 3 // 2)
+        clip = open_clip(path)
+        assert len(clip) == len(frames) == 40
+        for index in order:
+            assert equal(clip[index], frames[index]), index
+            assert len(clip._kept) <= kept
 
-    def counting(path):
-        for frame in decode(path):
-            decoded.append(frame.pts)
+
+@pytest.fixture
+def decoded(monkeypatch):
+    "The times of the frames that are decoded, as they come."
+    times, decode = [], video._decode
+
+    def counting(*arguments):
+        for frame in decode(*arguments):
+            times.append(frame.pts)
             yield frame
     monkeypatch.setattr(video, '_decode', counting)
-    forwards = [clip[index] for index in range(48)]
-    assert len(decoded) == 48
-    for index in reversed(range(48)): assert torch.equal(clip[index], forwards[index])
-    assert len(decoded) == 48 + 32 + 16     # frames 32 to 47 were kept; 0 to 31 and 0 to 15 were decoded again
-    clip[7]
-    assert len(decoded) == 96 and len(clip._kept) == 16
+    return times
 
 
-@settings(max_examples=5, deadline=None)
-@given(st.lists(st.integers(0, 7), max_size=12))
-def test_any_order_of_frames(order):
-    with TemporaryDirectory() as folder:
-        write_video(f'{folder}/x.mp4', moving(8))
-        clip = open_clip(f'{folder}/x.mp4')
-        for index in order: assert abs(clip[index].mean() - moving(8)[index].mean()) < 0.02
+@pytest.mark.parametrize(
+    'name',
+    [
+        'usual.mp4',
+        'all_keys.mp4',
+        'uneven.mp4',
+        'uneven.mkv',
+        'open.mp4',
+        'pieces.mp4',
+        'no_index.mkv',
+        'stream.ts',
+        'open.ts',
+        'old.ts',
+        'old.avi',
+        'flash.flv',
+    ],
+)
+def test_reading_backwards_decodes_a_few_times_as_many_frames(tmp_path, decoded, monkeypatch, name):
+    film(tmp_path / name, **FILMS[name])
+    monkeypatch.setattr(
+        video, '_KEPT', 12 * 48 * 32 * 3 // 2
+    )  # as many as lie between two key frames
+    clip = open_clip(tmp_path / name)
+    assert len(decoded) == 40
+    for index in range(40):
+        clip[index]
+    assert len(decoded) <= 80, 'forwards, each once more'
+    decoded.clear()
+    for index in reversed(range(40)):
+        clip[index]
+    assert len(decoded) <= 3 * 40
+    decoded.clear()
+    for _ in range(9):
+        clip[0]
+    assert len(decoded) == 0
+
+
+def test_a_short_video_is_decoded_once(tmp_path, decoded):
+    clip = open_clip(film(tmp_path / 'x.mp4'))
+    for index in [*range(40), *reversed(range(40))]:
+        clip[index]
+    assert len(decoded) == 40
 
 
 def test_frames_are_not_kept(tmp_path):
@@ -480,16 +868,139 @@ def test_sound_alone_is_no_video(tmp_path):
     with pytest.raises(ValueError, match=r'x\.wav: .*no video'): open_clip(tmp_path / 'x.wav')
 
 
-def test_a_turned_video_is_said(tmp_path):
-    write_video(tmp_path / 'x.mp4', moving())
-    content = bytearray((tmp_path / 'x.mp4').read_bytes())
+def with_matrix(path, a, b, c, d):
+    "Write the display matrix of a video: (x, y) is shown at (ax + cy, bx + dy)."
+    content = bytearray(path.read_bytes())
     matrix = content.index(b'tkhd') + 4 + 40  # behind the fixed fields of a track header of version 0
     assert content[matrix:matrix + 4] == b'\0\1\0\0'
-    quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 2**30], '>i4').tobytes()
-    content[matrix:matrix + 36] = quarter
-    (tmp_path / 'x.mp4').write_bytes(content)
-    with pytest.warns(UserWarning, match=r'x\.mp4: asks viewers to turn it'): clip = open_clip(tmp_path / 'x.mp4')
-    assert clip.size == clip[0].shape[1:] == (32, 48)
+    content[matrix : matrix + 36] = (
+        (np.array([a, b, 0, c, d, 0, 0, 0, 2**14]) * 65536).astype('>i4').tobytes()
+    )
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    'matrix, turn',
+    [
+        ((0, 1, -1, 0), 6),
+        ((-1, 0, 0, -1), 3),
+        ((0, -1, 1, 0), 8),
+        ((-1, 0, 0, 1), 2),
+        ((1, 0, 0, -1), 4),
+        ((0, 1, 1, 0), 5),
+        ((0, -1, -1, 0), 7),
+    ],
+)
+def test_videos_are_turned_as_viewers_turn_them(tmp_path, matrix, turn):
+    "A camera that is held like a phone notes (0, 1, -1, 0) in a video, and 6 in a photograph."
+    frames = stored(film(tmp_path / 'x.mp4', 3))
+    with_matrix(tmp_path / 'x.mp4', *matrix)
+    with pytest.warns(UserWarning, match=r'x\.mp4: turned as viewers show it') as said:
+        clip = open_clip(tmp_path / 'x.mp4')
+    assert len(said) == 1 and clip.size == clip[0].shape[1:] == ((48, 32) if turn > 4 else (32, 48))
+    for image, stored_frame in zip(clip, frames, strict=True):
+        assert equal(
+            image, np.array(ImageOps.exif_transpose(noted(Image.fromarray(stored_frame), turn)))
+        )
+    if turn > 4:
+        write_mask(tmp_path / 'mask.png', torch.ones(32, 48).long())
+        with pytest.raises(ValueError, match='which are turned as viewers show them, got 48x32'):
+            first_masks(tmp_path / 'mask.png', clip)
+
+
+@pytest.mark.parametrize('name', ['uneven.mp4', 'uneven.mkv'])
+def test_times_of_the_frames_are_kept(tmp_path, name):
+    pts = [*UNEVEN[:-1], UNEVEN[-1] + 900]
+    clip = open_clip(film(tmp_path / name, pts=pts, g=12))
+    assert [time * 1000 for time in clip.times[:-1]] == pts
+    times = [*clip.times[:-1], clip.times[-2] + 2]
+    write_video(tmp_path / 'again.mp4', clip, times=times)
+    again = open_clip(tmp_path / 'again.mp4')
+    assert again.times == times
+    with av.open(str(tmp_path / 'again.mp4')) as container:
+        assert abs(container.duration / 10**6 - float(times[-1])) < 0.002
+    torch.testing.assert_close(again[20], clip[20], atol=0.2, rtol=0)
+
+
+def test_times_of_an_animation_are_kept(tmp_path):
+    for name in ('x.gif', 'x.png'):
+        clip = open_clip(pages(tmp_path / name, duration=[100, 700, 200]))
+        assert clip.times == [0, Fraction(1, 10), Fraction(8, 10), 1]
+
+
+@pytest.mark.parametrize('name', ['unordered.avi', 'bare.h264'])
+def test_times_that_make_no_sense_are_even(tmp_path, name):
+    assert open_clip(film(tmp_path / name, **FILMS[name])).times == [
+        Fraction(index, 25) for index in range(41)
+    ]
+
+
+def test_the_times_of_a_folder(folder):
+    assert open_clip(folder).times == [0, Fraction(1, 24), Fraction(2, 24), Fraction(3, 24)]
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        '12:30.mp4',
+        'x%03d.mp4',
+        '-x.mp4',
+        'http:x.mp4',
+        'a b#?&.mp4',
+        'file:x.mp4',
+        '100%.mkv',
+        'pipe:1.mp4',
+        "it's.mp4",
+    ],
+)
+def test_any_name_is_a_name_of_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(name, moving(2))
+    assert os.listdir() == [name]
+    clip = open_clip(name)
+    assert len(clip) == 2 and clip.size == clip[1].shape[1:] == (32, 48)
+
+
+@pytest.mark.parametrize('name', ['x.mp4', 'x.flv'])
+def test_of_a_cut_video_the_frames_before_the_cut_are_taken_if_asked_for(tmp_path, name):
+    whole = stored(
+        film(tmp_path / name, g=12, container=dict(movflags='faststart') if name == 'x.mp4' else {})
+    )
+    cut(tmp_path / name, 0.7)
+    with pytest.raises(
+        ValueError,
+        match=rf'{name}: cannot be read as a video after \d+ frames: .*; --partial takes those',
+    ) as caught:
+        open_clip(tmp_path / name)
+    count = int(str(caught.value).split(' after ')[1].split()[0])
+    with pytest.warns(UserWarning, match=f'after {count} frames: .*; those are taken'):
+        clip = open_clip(tmp_path / name, partial=True)
+    assert 10 < len(clip) == count < 40 and len(clip.times) == count + 1
+    for index in reversed(range(count)):
+        assert equal(clip[index], whole[index])
+
+
+def test_nothing_of_a_video_is_no_part_of_it(tmp_path):
+    (tmp_path / 'x.mp4').write_text('hello')
+    with pytest.raises(
+        ValueError, match=r'x\.mp4: cannot be read as a video after 0 frames: [^;]*$'
+    ):
+        open_clip(tmp_path / 'x.mp4', partial=True)
+
+
+def test_want_of_memory_is_no_broken_file(tmp_path, folder, monkeypatch):
+    write_video(tmp_path / 'x.mp4', moving(2))
+    clip = open_clip(folder)
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(av, 'open', fail)
+    monkeypatch.setattr(Image.Image, 'convert', fail)
+    with pytest.raises(MemoryError):
+        open_clip(tmp_path / 'x.mp4')
+    with pytest.raises(MemoryError):
+        clip[0]
 
 
 def test_videos_that_fail_leave_nothing(tmp_path):

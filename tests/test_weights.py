@@ -1,11 +1,14 @@
 "Weights: files that are damaged, foreign or of another model, and the two bridges from torchvision and from the authors."
 import json
+import shutil
 from dataclasses import asdict, replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 from urllib.error import URLError
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -30,7 +33,7 @@ from eosvos.weights import (
     load_coco,
     load_model,
     modern_names,
-    read_header,
+    read_foreign,
     read_weights,
     save_weights,
 )
@@ -129,33 +132,67 @@ def test_rates_are_kept_and_do_not_disturb(tmp_path):
 def test_a_truncated_file_is_refused(saved, keep):
     data = saved.read_bytes()
     saved.write_bytes(data[:int(keep * len(data)) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError, match=r'model\.safetensors: expected'): load_model(saved)
+    with pytest.raises(ValueError, match=r'model\.safetensors: cannot [^\n]*header[^\n]*$'):
+        load_model(saved)
 
 
-def test_a_truncated_file_is_told_by_its_size(saved):
-    size = saved.stat().st_size
+def test_a_file_that_is_too_long_is_refused(saved):
     with saved.open('ab') as file: file.write(b'?')
-    with pytest.raises(ValueError, match=f'expected {size} bytes by its own header, got {size + 1}'): read_header(saved)
+    with pytest.raises(ValueError, match=r'model\.safetensors: cannot .* not fully covered$'):
+        read_weights(saved)
 
 
-@pytest.mark.parametrize('header', ['[]', '{"a": [1]}', '{"a": 1}', '{"a": {"data_offsets": []}}', '<html>404</html>'])
+@pytest.mark.parametrize('header', [
+    '[]', '{"a": [1]}', '{"a": 1}', '{"a": {"data_offsets": []}}',
+    '{"__metadata__": {"eosvos": 1}}', '<html>404</html>'])
 def test_another_kind_of_file_is_refused(tmp_path, header):
     (tmp_path/'other').write_bytes(len(header).to_bytes(8, 'little') + header.encode())
-    with pytest.raises(ValueError, match='other: expected a safetensors file'): read_header(tmp_path/'other')
+    with pytest.raises(ValueError, match='other: cannot be read .* invalid JSON in header'):
+        read_weights(tmp_path/'other')
     (tmp_path/'other').write_bytes(b'P6 is a picture, no weights')
-    with pytest.raises(ValueError, match='other: expected a safetensors file'): read_header(tmp_path/'other')
+    with pytest.raises(ValueError, match='other: cannot be read as safetensors'):
+        read_weights(tmp_path/'other')
+
+
+POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n'
+ZIP = BytesIO()
+with ZipFile(ZIP, 'w') as _archive:
+    _archive.writestr('notes.txt', 'no weights')
+
+@pytest.mark.parametrize('content, reason', [
+    (POINTER, 'got a pointer of Git LFS; use `git lfs pull`$'),
+    (b'<!DOCTYPE html>\n<html>404</html>', 'got a web page; download the file itself$'),
+    (b'\n  <html lang="en">', 'got a web page'), (b'<?xml version="1.0"?>', 'got a web page'),
+    (ZIP.getvalue(), 'got a (zip or pickle|pickle or zip)'),
+    (b'', 'header too small'), (b'hello there', 'header')])
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_what_stands_in_place_of_weights_is_told(tmp_path, content, reason, suffix):
+    (tmp_path/f'x.{suffix}').write_bytes(content)
+    for read in (read_weights, read_foreign, load_model, coco_state):
+        with pytest.raises(ValueError, match=rf'^[^\n]*x\.{suffix}: [^\n]*{reason}'):
+            read(tmp_path/f'x.{suffix}')
+
+
+@pytest.mark.parametrize('length', [0x3c, 0x213c, 0x0280, 0x4b50])
+def test_a_length_that_looks_like_a_page_or_a_pickle(tmp_path, length):
+    "A header may be as long as the first bytes of another kind of file spell."
+    (tmp_path/'b').write_bytes(length.to_bytes(8, 'little') + b'{'.ljust(length))
+    with pytest.raises(ValueError, match='b: cannot be read as safetensors'):
+        read_weights(tmp_path/'b')
 
 
 def test_a_name_that_is_none_is_answered(tmp_path):
     for name in ('smal', tmp_path/'none.safetensors', tmp_path):
         with pytest.raises(ValueError, match=rf"{name}: expected a file of weights or one of \['parent', 'small'\]"): load_model(name)
-    with pytest.raises(ValueError, match='none.safetensors: cannot be read: No such file'): read_header(tmp_path/'none.safetensors')
+    with pytest.raises(ValueError, match='none.safetensors: cannot be read: No such file'):
+        read_weights(tmp_path/'none.safetensors')
 
 
 def test_a_file_of_somebody_else_is_refused(tmp_path):
     file = tmp_path/'other.safetensors'
     save_file(dict(a=torch.zeros(2)), file, metadata=dict(format='pt'))
-    with pytest.raises(ValueError, match=r"other\.safetensors: expected metadata 'eosvos'.*got \['format'\]"): load_model(file)
+    with pytest.raises(ValueError, match=r"other\.saf.*metadata 'eosvos'.*got \['format'\]"):
+        load_model(file)
 
 
 BIAS = 'rpn.head.cls_logits.bias'   # (6,)
@@ -267,16 +304,35 @@ def test_foreign_files(tmp_path):
     state = dict(a=torch.ones(2))
     save_file(state, tmp_path/'a.safetensors')
     torch.save(state, tmp_path/'a.pth')
-    for name in ('a.safetensors', 'a.pth'): assert torch.equal(coco_state(tmp_path/name)['a'], state['a'])
+    torch.save(state, tmp_path/'old.pth', _use_new_zipfile_serialization=False)
+    renamed = {'a.safetensors': 'b.pth', 'a.pth': 'b.safetensors', 'old.pth': 'old.bin'}
+    for name, other in renamed.items():
+        shutil.copy(tmp_path/name, tmp_path/other)
+        for file in (name, other):
+            assert torch.equal(coco_state(tmp_path/file)['a'], state['a']), 'by its content'
+        with pytest.raises(ValueError, match=f'{other}: (expected|cannot)'):
+            read_weights(tmp_path/other)
     (tmp_path/'half.pth').write_bytes((tmp_path/'a.pth').read_bytes()[:-200])
     (tmp_path/'half.safetensors').write_bytes((tmp_path/'a.safetensors').read_bytes()[:-2])
-    (tmp_path/'empty.pth').touch()
-    (tmp_path/'page.pth').write_text('<html>404</html>')
     torch.save(dict(a=Trap()), tmp_path/'trap.pth')
+    torch.save(nn.Linear(2, 2), tmp_path/'whole.pth')
+    torch.save(nn.Linear(2, 2), tmp_path/'whole-old.pth', _use_new_zipfile_serialization=False)
+    for name in ('half.pth', 'trap.pth', 'whole.pth', 'whole-old.pth'):
+        with pytest.raises(ValueError, match=f'{name}: .* got a zip or pickle .* its state_dict'):
+            coco_state(tmp_path/name)
+        with pytest.raises(ValueError, match=f'{name}: .* got a pickle .* `eosvos weights`'):
+            load_model(tmp_path/name)
+    with pytest.raises(ValueError, match=r'half\.safetensors: .* not fully covered$'):
+        coco_state(tmp_path/'half.safetensors')
     torch.save(torch.ones(2), tmp_path/'tensor.pth')
     torch.save({1: torch.ones(2)}, tmp_path/'number.pth')
-    for name in ('half.pth', 'half.safetensors', 'empty.pth', 'page.pth', 'trap.pth', 'tensor.pth', 'number.pth', 'none.pth'):
-        with pytest.raises(ValueError, match=f'{name}: expected'): coco_state(tmp_path/name)
+    for name, kind in (('tensor', 'Tensor'), ('number', 'dict')):
+        with pytest.raises(ValueError, match=f'{name}.pth: expected a dict .*, got {kind}$'):
+            coco_state(tmp_path/f'{name}.pth')
+    with pytest.raises(ValueError, match='none.pth: cannot be read: No such file'):
+        coco_state(tmp_path/'none.pth')
+    with pytest.raises(ValueError, match='cannot be read: Is a directory'):
+        coco_state(tmp_path)
 
 
 def test_convert_coco():

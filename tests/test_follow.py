@@ -1,7 +1,11 @@
 "Following objects: most tests with a scripted model that answers at once, some with the small one on small frames."
+import os
+import subprocess
+import sys
 import weakref
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -9,14 +13,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eosvos import segment as module
+import eosvos
+from eosvos import follow as module
 from eosvos.core import DEMO, generator, masks_to_boxes
+from eosvos.follow import (
+    PAPER_SEGMENT,
+    SMALL_SEGMENT,
+    Follower,
+    SegmentConfig,
+    Tracker,
+    follow,
+    jitter,
+    load,
+    merge,
+    pick,
+    search_window,
+    segment,
+    shrink,
+    write_results,
+)
 from eosvos.inner_sgd import FineTuneConfig
 from eosvos.mask_rcnn import ImageConfig
 from eosvos.metrics import jaccard
-from eosvos.segment import PAPER_SEGMENT, SMALL_SEGMENT, Follower, SegmentConfig, jitter, merge, pick, search_window, segment, shrink
 from eosvos.video import read_image, read_mask
-from eosvos.weights import load_model
+from eosvos.weights import load_model, load_rates
 
 H, W = 24, 40
 QUICK = SegmentConfig(fine_tune=FineTuneConfig(iterations=0), boxes=10, grow=0.3)
@@ -24,7 +44,9 @@ QUICK = SegmentConfig(fine_tune=FineTuneConfig(iterations=0), boxes=10, grow=0.3
 
 class Frames:
     "A clip in memory that notes which frames were read, in order."
-    def __init__(self, images): self.images, self.reads, self.names = images, [], [f'{i:05d}' for i in range(len(images))]
+    def __init__(self, images):
+        self.images, self.reads, self.names = images, [], [f'{i:05d}' for i in range(len(images))]
+        self.size = tuple(images[0].shape[1:])
     def __len__(self): return len(self.images)
     def __getitem__(self, i):
         self.reads.append(i)
@@ -74,9 +96,13 @@ def lower(i): return 30 - 2 * i, 14
 def leaving(i): return None if 2 <= i <= 4 else (4, 2)
 
 
+def tracker(config=QUICK, model=None, rates=1e-3):
+    return Tracker(model or Scripted(), rates, config)
+
+
 def run(clip, masks, config=QUICK, model=None):
     "Id maps by frame number."
-    return dict(segment(model or Scripted(), clip, masks, config))
+    return dict(follow(tracker(config, model), clip, masks))
 
 
 # ---- several objects
@@ -91,27 +117,52 @@ def test_follows_and_keeps_ids():
 
 def test_an_object_that_appears_later():
     clip, truth = scene(upper, lower)
-    second = torch.tensor([0, 0, 7])
-    result = run(clip, {0: truth[0] * (truth[0] == 1), 3: second[truth[3]]})
+    masks = {0: truth[0] * (truth[0] == 1), 3: torch.tensor([0, 0, 7])[truth[3]]}
+    result, forwards = run(clip, masks), dict(follow(tracker(), clip, masks, backwards=False))
+    assert list(forwards) == list(range(8))
     for i in range(8):
-        assert torch.equal(result[i] == 1, truth[i] == 1)
-        assert torch.equal(result[i] == 7, (truth[i] == 2) & (i >= 3))
+        assert torch.equal(result[i], torch.tensor([0, 1, 7])[truth[i]])
+        assert torch.equal(forwards[i] == 7, (truth[i] == 2) & (i >= 3))
 
 
-def test_no_object_yet():
-    "Before the first mask there is background, where masks belong to several frames."
+@pytest.mark.parametrize('one, two', [(2, 4), (4, 2), (0, 7), (7, 0), (3, 3), (6, 7)])
+def test_every_object_is_followed_back_from_its_first_mask(one, two):
     clip, truth = scene(upper, lower)
-    result = run(clip, {2: truth[2] * (truth[2] == 1), 4: truth[4] * (truth[4] == 2)})
-    assert sorted(result) == list(range(8)) and not result[0].any() and not result[1].any()
-    assert torch.equal(result[2] == 1, truth[2] == 1) and torch.equal(result[7], truth[7])
+    given = {one: truth[one] * (truth[one] == 1)}
+    given[two] = given.get(two, 0) + truth[two] * (truth[two] == 2)
+    result = run(clip, given)
+    assert sorted(result) == list(range(8)) and all(torch.equal(result[i], truth[i]) for i in range(8))
+    last = max(one, two)
+    assert list(result) == [*range(last, 8), *reversed(range(last))]
+
+
+def test_an_object_given_again_on_the_way_back_stays_as_it_was_given():
+    "Object 1 is known in frames 0 and 5, object 2 from frame 6 on: what is given wins in both directions."
+    clip, truth = scene(upper, lower)
+    corrected = torch.zeros_like(truth[5])
+    corrected[3:5, 8:10] = 1
+    result = run(clip, {0: truth[0] * (truth[0] == 1), 5: corrected, 6: truth[6] * (truth[6] == 2)})
+    assert torch.equal(result[5] == 1, corrected == 1) and torch.equal(result[5] == 2, truth[5] == 2)
+    assert all(torch.equal(result[i] == 2, truth[i] == 2) for i in range(8))
+
+
+def test_a_later_mask_without_objects_says_that_they_are_gone():
+    clip, truth = scene(upper, lower)
+    result = run(clip, {0: truth[0], 3: torch.zeros_like(truth[3])})
+    assert not result[3].any() and torch.equal(result[2], truth[2])
+    gone, late = scene(leaving, lower), {0: 1, 5: 2}
+    masks = {i: gone[1][i] * (gone[1][i] == k) for i, k in late.items()} | {3: torch.zeros_like(truth[3])}
+    result = run(gone[0], masks)
+    assert not result[3].any(), 'on the way back, too'
+    assert torch.equal(result[1], gone[1][1]) and torch.equal(result[7], gone[1][7])
 
 
 def test_an_object_given_again_keeps_its_follower(monkeypatch):
     made = Counter()
     class Counted(Follower):
-        def __init__(self, model, image, mask, config, name, rates):
+        def __init__(self, tracker, image, mask, name, state=None):
             made[name] += 1
-            super().__init__(model, image, mask, config, name, rates)
+            super().__init__(tracker, image, mask, name, state)
     monkeypatch.setattr(module, 'Follower', Counted)
     clip, truth = scene(upper, lower)
     corrected = torch.zeros_like(truth[4])
@@ -144,12 +195,13 @@ def test_void_is_nobody():
 def test_merge(count, seed, order):
     maps = torch.rand(count, 3, 5, generator=generator(seed))
     names, order = [3, 7, 1, 200][:count], [k for k in order if k < count]
-    merged = merge(maps, names, 0.5)
+    none = torch.zeros(3, 5), torch.zeros(3, 5, dtype=torch.uint8)
+    merged = merge(maps, names, 0.5, *none)[1]
     for y in range(3):
         for x in range(5):
             p, k = max((maps[k, y, x].item(), k) for k in range(count))
             assert merged[y, x] == (names[k] if p >= 0.5 else 0)
-    assert torch.equal(merge(maps[order], [names[k] for k in order], 0.5), merged), 'the order of objects does not matter'
+    assert torch.equal(merge(maps[order], [names[k] for k in order], 0.5, *none)[1], merged), 'the order of objects does not matter'
 
 
 def test_two_objects_claim_one_place():
@@ -165,7 +217,8 @@ def test_two_objects_claim_one_place():
 def test_no_future_frame_is_read(online):
     clip, truth = scene(upper, lower)
     config = replace(QUICK, online=online, online_every=3, online_iterations=1)
-    for i, _ in segment(Scripted(), clip, {0: truth[0]}, config): assert max(clip.reads) == i
+    for i, _ in follow(tracker(config), clip, {0: truth[0]}):
+        assert max(clip.reads) == i
     assert clip.reads == list(range(8)), 'each frame once'
 
 
@@ -179,15 +232,15 @@ def test_a_mask_in_the_middle_is_followed_both_ways():
 def test_backwards_starts_again_from_the_given_frame():
     "What happened after the mask has no influence on the frames before it."
     clip, truth = scene(upper)
-    online = replace(QUICK, online=True, online_every=3, online_iterations=2, fine_tune=FineTuneConfig(iterations=0, lr=0.1))
+    online = replace(QUICK, online=True, online_every=3, online_iterations=2)
     other = Frames(clip.images[:5] + [torch.rand(3, H, W) for _ in range(3)])
-    a, b = (dict(segment(model, o, {4: truth[4]}, online)) for model, o in ((Scripted(), clip), (Scripted(), other)))
+    a, b = (dict(follow(tracker(online, rates=0.1), o, {4: truth[4]})) for o in (clip, other))
     assert not torch.equal(a[7], b[7]) and all(torch.equal(a[i], b[i]) for i in range(5))
 
 
 def test_forwards_only():
     clip, truth = scene(upper, lower)
-    result = dict(segment(Scripted(), clip, {5: truth[5]}, QUICK, backwards=False))
+    result = dict(follow(tracker(), clip, {5: truth[5]}, backwards=False))
     assert sorted(result) == list(range(8))
     for i in range(8): assert torch.equal(result[i], truth[i] if i >= 5 else torch.zeros_like(truth[i]))
 
@@ -283,11 +336,11 @@ def test_never_found():
 def adapting(count=12, every=5, iterations=3, lr=0.1, **more):
     "A follower that has seen a clip whose frame i has brightness i / 100, and the model that recorded it."
     model = Scripted()
-    config = SegmentConfig(FineTuneConfig(iterations=0, lr=lr), boxes=4, online=True, online_every=every, online_iterations=iterations, **more)
+    config = SegmentConfig(FineTuneConfig(iterations=0), boxes=4, online=True, online_every=every, online_iterations=iterations, **more)
     mask = torch.zeros(H, W, dtype=torch.bool)
     mask[4:8, 4:8] = True
     images = [torch.full((3, H, W), i / 100).masked_fill(mask, 0.9) for i in range(count)]
-    follower = Follower(model, images[0], mask, config, 1)
+    follower = Follower(Tracker(model, lr, config), images[0], mask, 1)
     for image in images[1:]: follower.step(image)
     return follower, model, [image[0].mean().item() for image in images]
 
@@ -319,11 +372,11 @@ def test_choices_of_past_frames(frames, first, second):
 def test_where_an_adaptation_starts(reset):
     "The first frame takes one step away from the initial weight 1, and each adaptation one more."
     model = Scripted()
-    config = SegmentConfig(FineTuneConfig(iterations=1, batch=1, lr=0.1), boxes=4, online=True, online_every=3, online_iterations=1, online_reset=reset)
+    config = SegmentConfig(FineTuneConfig(iterations=1, batch=1), boxes=4, online=True, online_every=3, online_iterations=1, online_reset=reset)
     mask = torch.zeros(H, W, dtype=torch.bool)
     mask[4:8, 4:8] = True
     image = torch.full((3, H, W), 0.25).masked_fill(mask, 0.75)
-    follower = Follower(model, image, mask, config, 1)
+    follower = Follower(Tracker(model, 0.1, config), image, mask, 1)
     tuned = follower.tuned['weight'].item()
     for _ in range(7): follower.step(image)
     learned = [1 - seen for seen in model.seen]     # in each frame, what fine-tuning and adaptations took from the weight
@@ -352,24 +405,32 @@ def test_unknown_choices_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}: expected one of .*, got 'best'"): SegmentConfig(**{name: 'best'})
 
 
-def test_learned_rates_reach_every_inner_step(monkeypatch):
+def test_the_rates_of_the_tracker_reach_every_inner_step(monkeypatch):
     seen, rates, tune = [], {'weight': torch.tensor(0.5)}, module.fine_tune
-    def fine_tune(model, weights, batches, config, key, rates=None):
-        seen.append(rates)
-        return tune(model, weights, batches, config, key)
+    def fine_tune(*arguments):
+        seen.append(arguments[-1])
+        return tune(*arguments)
     monkeypatch.setattr(module, 'fine_tune', fine_tune)
     clip, truth = scene(upper)
     config = replace(QUICK, online=True, online_every=3, online_iterations=1)
-    list(segment(Scripted(), clip, {0: truth[0]}, config, rates=rates))
-    assert len(seen) == 3 and all(o == rates for o in seen)
-    list(segment(Scripted(), clip, {0: truth[0]}, config))
-    assert seen[3:] == [None] * 3
+    list(follow(tracker(config, rates=rates), clip, {0: truth[0]}))
+    assert len(seen) == 3 and all(o is rates for o in seen)
+
+
+def test_learned_rates_cannot_be_forgotten():
+    "What belongs to a file of weights comes with it: there is no way to follow without saying the rates."
+    tracker = load('small', 'cpu')
+    learned = load_rates('small')
+    assert tracker.config == SMALL_SEGMENT and tracker.rates.keys() == learned.keys()
+    assert all(torch.equal(tracker.rates[name], rate) for name, rate in learned.items())
+    with pytest.raises(TypeError): Tracker(tracker.model, config=SMALL_SEGMENT)
+    assert eosvos.load is load and eosvos.segment is segment
 
 
 def test_rewind():
     follower, _, _ = adapting()
     follower.rewind()
-    assert follower.weights is follower.tuned and follower.mask is follower.given[1] and not follower.past and follower.steps == 0
+    assert follower.weights is follower.tuned and torch.equal(follower.mask, follower.given[1]) and not follower.past and follower.steps == 0
 
 
 def test_frames_without_the_object_are_not_learned():
@@ -393,7 +454,8 @@ def test_memory_is_flat(online):
     mask = torch.zeros(H, W, dtype=torch.int64)
     mask[4:8, 4:8] = 1
     config, most = replace(QUICK, online=online, online_every=every, online_iterations=1), 0
-    for _ in segment(Scripted(), Stream(), {0: mask}, config): most = max(most, sum(o() is not None for o in alive))
+    for _ in follow(tracker(config), Stream(), {0: mask}):
+        most = max(most, sum(o() is not None for o in alive))
     assert most <= (every + 2 if online else 2)
 
 
@@ -460,7 +522,9 @@ def test_finds_something_and_leaves_the_model_alone(small, demo, followed):
 
 
 def test_another_seed_gives_other_weights(small, demo):
-    def tuned(seed): return Follower(small, demo[0][0], demo[1][0] == 1, replace(FEW, seed=seed, fine_tune=FineTuneConfig(1, 1)), 1).tuned
+    def tuned(seed):
+        config = replace(FEW, seed=seed, fine_tune=FineTuneConfig(1, 1))
+        return Follower(tracker(config, small), demo[0][0], demo[1][0] == 1, 1).tuned
     a, b, c = map(tuned, (1, 1, 2))
     name = 'roi_heads.box_predictor.cls_score.weight'
     assert torch.equal(a[name], b[name]) and not torch.equal(a[name], c[name])
@@ -482,8 +546,8 @@ def test_two_objects_with_the_small_model(small, demo):
 
 def test_overfits_a_still_picture(small, demo):
     "Eight steps on a frame, then the same frame again: the mask comes back."
-    config = replace(SMALL_SEGMENT, fine_tune=replace(SMALL_SEGMENT.fine_tune, iterations=8, lr=4e-3))
-    result = run(Frames(demo[0].images[:1] * 3), {0: demo[1][0]}, config, small)
+    config = replace(SMALL_SEGMENT, fine_tune=replace(SMALL_SEGMENT.fine_tune, iterations=8))
+    result = dict(follow(tracker(config, small, 4e-3), Frames(demo[0].images[:1] * 3), {0: demo[1][0]}))
     assert jaccard((result[2] == 1).numpy(), (demo[1][0] == 1).numpy()) > 0.6
 
 
@@ -509,7 +573,152 @@ def test_follower_looks_at_a_window_until_the_object_is_lost():
     shapes = []
     forward = model.forward
     model.forward = lambda images, *rest, **more: (shapes.append(tuple(images[0].shape[-2:])), forward(images, *rest, **more))[1]
-    found = [mask for _, mask in segment(model, clip, {0: ids[0]}, replace(QUICK, fill=0.5))]
+    found = [mask for _, mask in follow(tracker(replace(QUICK, fill=0.5), model), clip, {0: ids[0]})]
     assert shapes[0] == shapes[2] and shapes[0][0] < H and shapes[0][1] < W  # frames 1 and 3: around the last box
     assert shapes[3] == (H, W) and shapes[4] == shapes[0]  # frame 4: lost in frame 3; frame 5: found again
     assert all((mask == i).all() for mask, i in zip(found, ids))
+
+
+# ---- too large to be true
+
+def found(*areas):
+    "Detections of these areas, all at one place, the first with the best score."
+    sides = torch.tensor(areas, dtype=torch.float32).sqrt()
+    boxes = torch.stack([torch.zeros_like(sides), torch.zeros_like(sides), sides, sides], 1)
+    return dict(boxes=boxes, scores=torch.linspace(0.9, 0.5, len(areas)))
+
+
+@pytest.mark.parametrize('areas, limit, chosen', [
+    ((100, 25), 1e9, [0]), ((100, 25), 50, [1]), ((100, 81), 50, []), ((25,), 25, [0])])
+def test_no_detection_beyond_the_limit(areas, limit, chosen):
+    assert pick(found(*areas), torch.tensor([0.0, 0, 5, 5]), 0, limit) == chosen
+
+
+class Jumping(Scripted):
+    "Finds a small square while it is there, and else the whole picture."
+    def forward(self, images, targets=None, given=None, generator=None, choose=None):
+        mask = images[0][0] > 0.5
+        mask = mask if mask.any() else torch.ones_like(mask)
+        one = dict(boxes=masks_to_boxes(mask[None]), scores=torch.tensor([0.6]))
+        return [dict(**{name: o[choose(one)] for name, o in one.items()}, masks=mask[None][choose(one)].float())]
+
+
+def test_a_lost_object_does_not_become_the_whole_picture():
+    clip, truth = scene(leaving, size=3)
+    wild = run(clip, {0: truth[0]}, QUICK, Jumping())
+    tame = run(clip, {0: truth[0]}, replace(QUICK, max_growth=8.0), Jumping())
+    assert wild[3].all() and not tame[3].any()
+    assert all(torch.equal(tame[i], truth[i]) for i in range(8)), 'and it is found again'
+
+
+def test_what_was_given_may_come_back_at_its_size():
+    "A sliver is left behind a tree; the whole object is not too large afterwards."
+    clip, truth = scene(upper, size=8)
+    for i in (2, 3):
+        clip.images[i][:, :, :] = 0.1
+        clip.images[i][:, 2, 4:6] = 0.8
+    result = run(clip, {0: truth[0]}, replace(QUICK, max_growth=4.0), Jumping())
+    assert result[3].sum() == 2 and torch.equal(result[4], truth[4])
+
+
+@pytest.mark.parametrize('name, value', [
+    ('overlap', -0.1), ('overlap', 1.1), ('fill', -0.1), ('fill', float('nan')), ('threshold', 2.0), ('confident', -1.0),
+    ('boxes', -1), ('grow', -0.1), ('max_growth', -1.0), ('online_every', 0), ('online_iterations', -1)])
+def test_numbers_that_cannot_be_meant_are_refused(name, value):
+    with pytest.raises(ValueError, match=f'{name}: expected .*, got {value}'): SegmentConfig(**{name: value})
+
+
+# ---- unknown pixels
+
+def test_unknown_pixels_reach_the_loss():
+    seen = []
+    class Noting(Scripted):
+        def forward(self, images, targets=None, **more):
+            if targets is not None: seen.append(targets[0])
+            return super().forward(images, targets, **more)
+    clip, truth = scene(upper)
+    first = truth[0].clone()
+    first[:, -3:] = 255
+    view = replace(FineTuneConfig().view, flip=0.0, angle=0.0, scale=(1.0, 1.0))
+    config = replace(QUICK, fine_tune=FineTuneConfig(iterations=1, batch=1, view=view))
+    run(clip, {0: first}, config, Noting())
+    assert torch.equal(seen[0]['masks'][0] == 1, truth[0] == 1) and torch.equal(~seen[0]['valid'], first == 255)
+
+
+# ---- an interrupted run
+
+ONLINE = replace(QUICK, online=True, online_every=3, online_iterations=1)
+
+@pytest.mark.parametrize('config', [QUICK, ONLINE, replace(ONLINE, online_reset='none')])
+@pytest.mark.parametrize('stop', [1, 3, 6])
+def test_goes_on_where_it_was(tmp_path, monkeypatch, config, stop):
+    "Whatever the moment, the masks are those of a run that was never interrupted, and so are the weights."
+    monkeypatch.setattr(module, 'SAVE_SECONDS', 0.0)
+    clip, truth = scene(upper, lower)
+    masks = {2: truth[2] * (truth[2] == 1), 4: truth[4] * (truth[4] == 2)}
+    whole, model = Scripted(), Scripted()
+    expected = dict(follow(tracker(config, whole, 0.1), clip, masks))
+    saved, result = tmp_path / 'unfinished.pt', {}
+    for i, ids in follow(tracker(config, model, 0.1), clip, masks, saved=saved):
+        result[i] = ids
+        if len(result) == stop: break
+    rest = dict(follow(tracker(config, model, 0.1), clip, masks, saved=saved))
+    assert len(rest) == 8 - stop + 1, 'the frame at which it was interrupted, and all after it'
+    result |= rest
+    assert sorted(result) == list(range(8)) and all(torch.equal(result[i], expected[i]) for i in expected)
+    assert model.seen[-1] == whole.seen[-1]
+
+
+def test_another_run_is_refused(tmp_path):
+    clip, truth = scene(upper)
+    saved = tmp_path / 'unfinished.pt'
+    next(follow(tracker(), clip, {0: truth[0]}, saved=saved))
+    before = saved.read_bytes()
+    others = [(replace(QUICK, seed=2), {0: truth[0]}, 1e-3), (QUICK, {1: truth[0]}, 1e-3), (QUICK, {0: truth[1]}, 1e-3), (QUICK, {0: truth[0]}, 2e-3)]
+    for config, masks, rates in others:
+        with pytest.raises(ValueError, match='unfinished.pt: cannot go on from it: it belongs to other'):
+            next(follow(tracker(config, rates=rates), clip, masks, saved=saved))
+    assert saved.read_bytes() == before
+    saved.write_bytes(b'no checkpoint')
+    with pytest.raises(ValueError, match='unfinished.pt: cannot go on from it'):
+        next(follow(tracker(), clip, {0: truth[0]}, saved=saved))
+
+
+def test_write_results_goes_on_and_refuses_others(tmp_path):
+    clip, truth = scene(upper)
+    clip.times = [Fraction(i, 24) for i in range(9)]
+    class Stop(Exception): pass
+    def watch(items, what, count):
+        assert count == 8
+        for n, item in enumerate(items):
+            if n == 3: raise Stop
+            yield item
+    with pytest.raises(Stop): write_results(tracker(), clip, {0: truth[0]}, tmp_path / 'out', watch)
+    written = {p.name: p.read_bytes() for p in (tmp_path / 'out/masks').iterdir()}
+    assert len(written) == 3 and (tmp_path / 'out/unfinished.pt').exists()
+    write_results(tracker(), clip, {0: truth[0]}, tmp_path / 'out')
+    assert len(list((tmp_path / 'out/masks').iterdir())) == 8 and not (tmp_path / 'out/unfinished.pt').exists()
+    assert all((tmp_path / 'out/masks' / name).read_bytes() == data for name, data in written.items())
+    with pytest.raises(ValueError, match='expected no results in it, got 9 files'): write_results(tracker(), clip, {0: truth[0]}, tmp_path / 'out')
+
+
+# ---- the door
+
+def test_one_call(tmp_path):
+    quick = replace(load('small', 'cpu'), config=replace(SMALL_SEGMENT, fine_tune=FineTuneConfig(0)))
+    for i in range(2): (tmp_path / f'{i}.jpg').write_bytes((DEMO / f'frames/{i:05d}.jpg').read_bytes())
+    found = dict(eosvos.segment(tmp_path, DEMO / 'masks/00000.png', tracker=quick))
+    assert list(found) == ['0', '1'] and torch.equal(found['0'], read_mask(DEMO / 'masks/00000.png'))
+    assert eosvos.segment(tmp_path, DEMO / 'masks/00000.png', tmp_path / 'out', quick) is None
+    assert all(torch.equal(read_mask(tmp_path / f'out/masks/{name}.png'), ids) for name, ids in found.items())
+
+
+def test_the_door_is_light():
+    "Nothing heavy is loaded before a name is asked for; how threads wait is set before torch."
+    code = """import os, sys
+import eosvos
+print(os.environ['OMP_WAIT_POLICY'], {'torch', 'matplotlib'} & set(sys.modules), 'load' in dir(eosvos))"""
+    bare = {name: value for name, value in os.environ.items() if name != 'OMP_WAIT_POLICY'}
+    for policy, environment in (('passive', bare), ('active', bare | {'OMP_WAIT_POLICY': 'active'})):
+        done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [policy, 'set()', 'True']

@@ -1,0 +1,54 @@
+"What the first page says of the small model and of the paper's: its numbers against weights, presets and tables."
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
+from eosvos.mask_rcnn import PAPER
+from eosvos.resnet import FrozenBatchNorm2d
+from eosvos.small import build
+from eosvos.tables import paper_scores
+from eosvos.weights import SHIPPED, load_model
+
+INDEX = Path(__file__).parent.parent / 'nbs/index.ipynb'
+
+
+def missing(*sentences):
+    "Those that the first page does not say."
+    text = ' '.join(''.join(cell['source']) for cell in json.loads(INDEX.read_text())['cells'])
+    return [sentence for sentence in sentences if sentence not in text]
+
+
+def size(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def has(model, kind):
+    return any(isinstance(m, kind) for m in model.modules())
+
+
+def test_sizes_and_the_papers_score():
+    with torch.device('meta'):
+        paper = build(PAPER)
+    ours, file = load_model('small')[0], SHIPPED['small'].stat().st_size
+    assert round(size(paper) / size(ours)) == 9
+    score = paper_scores('davis-2016')['e-osvos-10'][1]['J']
+    assert missing(f'{size(ours) / 1e6:.0f} million parameters, {file / 1e6:.0f} MB', 'a factor of nine',
+                   f'reaches J {score} on all twenty sequences with ten steps') == []
+
+
+def test_table_of_deviations():
+    model, config = load_model('small')
+    with torch.device('meta'):
+        paper = build(PAPER)
+    assert has(paper, nn.GroupNorm) and not has(paper, FrozenBatchNorm2d) and PAPER.roi.mask_loss == 'hinge'
+    assert has(model, FrozenBatchNorm2d) and not has(model, nn.GroupNorm) and config.roi.mask_loss == 'bce'
+    fine, large = SMALL_SEGMENT.fine_tune, PAPER.image
+    assert (fine.batch, PAPER_SEGMENT.fine_tune.batch) == (1, 3) and config.body == 'lite0'
+    assert missing('the small model: frozen BatchNorm |', 'the small model: cross-entropy |',
+                   'three augmented copies (small model: one)', f'clips at a norm of {fine.clip:.0f} |',
+                   f'{PAPER_SEGMENT.boxes} copies grown outwards (small model: {SMALL_SEGMENT.boxes})',
+                   f'ResNet-50, {large.min_side} × {large.max_side} pixels',
+                   f'{config.image.min_side} × {config.image.max_side} | to run on a laptop') == []
