@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 
 from eosvos.datasets import davis
-from eosvos.follow import SMALL_SEGMENT
+from eosvos.follow import load, variant
 from eosvos.parent import HELD_OUT, grid_search
 from eosvos.train import read_config
 from eosvos.weights import load_model, load_rates, read_weights, save_weights
@@ -114,9 +114,10 @@ def train(name: str, data: Path, runs: Path) -> Path: # the weights
 def held_out_j(file: Path, data: Path, steps: int, lr: str) -> float: # in percent
     "Mean J of the held-out sequences with one rate."
     torch.set_num_threads(1)
-    config = replace(SMALL_SEGMENT, fine_tune=replace(SMALL_SEGMENT.fine_tune, iterations=steps))
+    tracker = load(file, 'cpu')
+    tracker = replace(tracker, config=variant(f'e-osvos-{steps}', tracker.config))
     sequences = [s for s in davis(data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
-    return 100 * grid_search(load_model(file)[0], sequences, config, [float(lr)], stride=2)[float(lr)]
+    return 100 * grid_search(tracker, sequences, [float(lr)], stride=2)[float(lr)]
 
 
 def search(file: Path, steps: str, data: Path) -> str: # the best rate

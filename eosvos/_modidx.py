@@ -99,6 +99,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'eosvos.follow.SegmentConfig': ('follow.html#segmentconfig', 'eosvos/follow.py'),
                                'eosvos.follow.SegmentConfig.__post_init__': ('follow.html#segmentconfig.__post_init__', 'eosvos/follow.py'),
                                'eosvos.follow.Tracker': ('follow.html#tracker', 'eosvos/follow.py'),
+                               'eosvos.follow.Tracker.__post_init__': ('follow.html#tracker.__post_init__', 'eosvos/follow.py'),
                                'eosvos.follow.Tracker.device': ('follow.html#tracker.device', 'eosvos/follow.py'),
                                'eosvos.follow._Run': ('follow.html#_run', 'eosvos/follow.py'),
                                'eosvos.follow._Run.__init__': ('follow.html#_run.__init__', 'eosvos/follow.py'),

@@ -67,7 +67,8 @@ class AugmentConfig:
     def __post_init__(self):
         check_range(self, 0, 1, 'flip', 'colour')
         check_range(self, 0, 0.5, 'hue')
-        check_range(self, 0, math.inf, 'angle', 'scale', 'shift')
+        check_range(self, 0, math.inf, 'angle', 'shift')
+        check_range(self, 1e-3, math.inf, 'scale')
         check_range(self, 1, math.inf, 'tries')
 
 

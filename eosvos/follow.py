@@ -117,6 +117,10 @@ class Tracker:
     rates: Rates | float  # by name of parameter, or one for all
     config: SegmentConfig
 
+    def __post_init__(self):
+        if not isinstance(self.rates, dict):
+            check_range(self, 0, inf, 'rates')
+
     @property
     def device(self) -> torch.device:
         "Where it computes."

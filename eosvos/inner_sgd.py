@@ -146,12 +146,11 @@ def descend(
 ) -> None:
     "Plain SGD (equation 5)."
     moved, steps = [weights[name] for name in gradients], list(gradients.values())
-    if isinstance(rates, float):
-        torch._foreach_add_(moved, steps, alpha=-rates)
+    if isinstance(rates, dict):
+        own = [rates.get(name, rates.get('')) for name in gradients]
+        torch._foreach_addcmul_(moved, steps, own, value=-1)
     else:
-        torch._foreach_addcmul_(
-            moved, steps, [rates.get(name, rates.get('')) for name in gradients], value=-1
-        )
+        torch._foreach_add_(moved, steps, alpha=-rates)
 
 
 def inner_step(

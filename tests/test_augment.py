@@ -177,3 +177,8 @@ def test_hue_turns_colours_and_leaves_grey_alone():
 def test_uniform_stays_between():
     numbers = [uniform(generator(i), -2, 3) for i in range(200)]
     assert -2 <= min(numbers) < -1.5 and 2.5 < max(numbers) <= 3
+
+
+@pytest.mark.parametrize('name, value', [('flip', 1.5), ('colour', -0.1), ('hue', 0.6), ('angle', -1.0), ('scale', (0.0, 1.0)), ('tries', 0)])
+def test_numbers_that_cannot_be_meant_are_refused(name, value):
+    with pytest.raises(ValueError, match=f'{name}: expected'): AugmentConfig(**{name: value})

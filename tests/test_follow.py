@@ -424,6 +424,8 @@ def test_learned_rates_cannot_be_forgotten():
     assert tracker.config == SMALL_SEGMENT and tracker.rates.keys() == learned.keys()
     assert all(torch.equal(tracker.rates[name], rate) for name, rate in learned.items())
     with pytest.raises(TypeError): Tracker(tracker.model, config=SMALL_SEGMENT)
+    for rate in (-1e-3, float('nan'), float('inf')):
+        with pytest.raises(ValueError, match=f'rates: expected at least 0, got {rate}'): Tracker(tracker.model, rate, SMALL_SEGMENT)
     assert eosvos.load is load and eosvos.segment is segment
 
 
@@ -672,7 +674,8 @@ def test_goes_on_where_it_was(tmp_path, monkeypatch, config, stop):
 def test_another_run_is_refused(tmp_path):
     clip, truth = scene(upper)
     saved = tmp_path / 'unfinished.pt'
-    next(follow(tracker(), clip, {0: truth[0]}, saved=saved))
+    run = follow(tracker(), clip, {0: truth[0]}, saved=saved)
+    next(run), next(run)    # the first frame is done and kept
     before = saved.read_bytes()
     others = [(replace(QUICK, seed=2), {0: truth[0]}, 1e-3), (QUICK, {1: truth[0]}, 1e-3), (QUICK, {0: truth[1]}, 1e-3), (QUICK, {0: truth[0]}, 2e-3)]
     for config, masks, rates in others:
