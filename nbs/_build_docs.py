@@ -113,7 +113,7 @@ def statements(cell):
 def heading(node, module, line):
     "The cell before a definition. Methods have anchors there too, for nbdev links to them."
     methods = [o.name for o in getattr(node, 'body', []) if isinstance(o, ast.FunctionDef) and o.name[0] != '_']
-    anchors = ' '.join(f'[]{{#{node.name.lower()}.{name.lower()}}}' for name in methods)
+    anchors = ''.join(f'<a id="{node.name.lower()}.{name.lower()}"></a>' for name in methods)
     link = f'[source]({BLOB}eosvos/{module}.py#L{line}){{target="_blank" style="float:right; font-size:smaller"}}'
     source = '\n\n'.join(part for part in (link, f'### {node.name}', anchors) if part)
     return dict(cell_type='markdown', id=f'def-{node.name.lower()}', metadata={}, source=source)
