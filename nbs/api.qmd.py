@@ -2,6 +2,7 @@
 title: "API"
 description: "Every exported name, and the notebook that makes it"
 ---'''
+
 import ast
 from pathlib import Path
 
@@ -18,9 +19,13 @@ def summary(body, name):
 
 
 for module, symbols in index['syms'].items():
-    path = root/(module.replace('.', '/') + '.py')
+    path = root / (module.replace('.', '/') + '.py')
     body = ast.parse(path.read_text()).body
-    names = next(ast.literal_eval(o.value) for o in body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__')
+    names = next(
+        ast.literal_eval(o.value)
+        for o in body
+        if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__'
+    )
     page = next(iter(symbols.values()))[0].partition('#')[0]
     print(f'## {module}\n\n| Name | Summary |\n|:-----|:--------|')
     for name in names:

@@ -1,4 +1,5 @@
-"What the first page says of the small model and of the paper's: its numbers against weights, presets and tables."
+"What the first page says of both models: its numbers against weights, presets and tables."
+
 import json
 from pathlib import Path
 
@@ -35,20 +36,41 @@ def test_sizes_and_the_papers_score():
     ours, file = load_model('small')[0], SHIPPED['small'].stat().st_size
     assert round(size(paper) / size(ours)) == 9
     score = paper_scores('davis-2016')['e-osvos-10'][1]['J']
-    assert missing(f'{size(ours) / 1e6:.0f} million parameters, {file / 1e6:.0f} MB', 'a factor of nine',
-                   f'reaches J {score} on all twenty sequences with ten steps') == []
+    assert (
+        missing(
+            f'{size(ours) / 1e6:.0f} million parameters, {file / 1e6:.0f} MB',
+            'a factor of nine',
+            f'reaches J {score} on all twenty sequences with ten steps',
+        )
+        == []
+    )
 
 
 def test_table_of_deviations():
     model, config = load_model('small')
     with torch.device('meta'):
         paper = build(PAPER)
-    assert has(paper, nn.GroupNorm) and not has(paper, FrozenBatchNorm2d) and PAPER.roi.mask_loss == 'hinge'
-    assert has(model, FrozenBatchNorm2d) and not has(model, nn.GroupNorm) and config.roi.mask_loss == 'bce'
+    assert (
+        has(paper, nn.GroupNorm)
+        and not has(paper, FrozenBatchNorm2d)
+        and PAPER.roi.mask_loss == 'hinge'
+    )
+    assert (
+        has(model, FrozenBatchNorm2d)
+        and not has(model, nn.GroupNorm)
+        and config.roi.mask_loss == 'bce'
+    )
     fine, large = SMALL_SEGMENT.fine_tune, PAPER.image
     assert (fine.batch, PAPER_SEGMENT.fine_tune.batch) == (1, 3) and config.body == 'lite0'
-    assert missing('the small model: frozen BatchNorm |', 'the small model: cross-entropy |',
-                   'three augmented copies (small model: one)', f'clips at a norm of {fine.clip:.0f} |',
-                   f'{PAPER_SEGMENT.boxes} copies grown outwards (small model: {SMALL_SEGMENT.boxes})',
-                   f'ResNet-50, {large.min_side} × {large.max_side} pixels',
-                   f'{config.image.min_side} × {config.image.max_side} | to run on a laptop') == []
+    assert (
+        missing(
+            'the small model: frozen BatchNorm |',
+            'the small model: cross-entropy |',
+            'three augmented copies (small model: one)',
+            f'clips at a norm of {fine.clip:.0f} |',
+            f'{PAPER_SEGMENT.boxes} copies grown outwards (small model: {SMALL_SEGMENT.boxes})',
+            f'ResNet-50, {large.min_side} × {large.max_side} pixels',
+            f'{config.image.min_side} × {config.image.max_side} | to run on a laptop',
+        )
+        == []
+    )
