@@ -2,7 +2,7 @@
 
     python data_scripts/make_instance_test.py ../data --out runs/instances
 
-The objects of two DAVIS 2016 training sequences that no training sees (`eosvos.parent.HELD_OUT`) are put into one clip: the second, cut out by
+The objects of two DAVIS 2016 training sequences that no training sees (`eosvos.datasets.HELD_OUT`) are put into one clip: the second, cut out by
 its mask, moves through the frames of the first, and hides part of it where they meet. `instance_test.csv` beside this file lists the clips; it
 was drawn with `--choose`, once, before anything was measured on it. bmx-trees with its two true objects comes last. The result has the
 layout of DAVIS 2017, with the split `val`; the same call writes the same masks, and the same pictures with the same version of Pillow.
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from eosvos.augment import affine, uniform, warp
 from eosvos.core import generator
-from eosvos.datasets import Sequence, davis
-from eosvos.parent import HELD_OUT
+from eosvos.datasets import HELD_OUT, Sequence, davis
 from eosvos.video import write_mask
 
 LIST = Path(__file__).with_name('instance_test.csv')

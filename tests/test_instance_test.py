@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eosvos.datasets import davis
-from eosvos.parent import HELD_OUT
+from eosvos.datasets import HELD_OUT, davis
 from eosvos.video import read_mask
 
 SCRIPT = Path(__file__).resolve().parent.parent / 'data_scripts' / 'make_instance_test.py'

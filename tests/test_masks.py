@@ -287,7 +287,7 @@ def test_the_command_names_the_way_out_of_a_soft_edge(tmp_path, clip, monkeypatc
     soft = Image.fromarray(block(255, side=19)).filter(ImageFilter.GaussianBlur(2))
     soft.save(tmp_path / 'soft.png')
     mask, out = str(tmp_path / 'soft.png'), str(tmp_path / 'out')
-    command = ['segment', str(clip.path), mask, '--out', out]
+    command = ['segment', str(clip.files[0].parent), mask, '--out', out]
     refused = CliRunner().invoke(cli.app, command)
     assert refused.exit_code == 1 and '--binarize 128' in refused.stderr
     assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / 'out').exists()
