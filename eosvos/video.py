@@ -87,8 +87,8 @@ def _picture_size(path):  # -> (H, W) of what `read_image` gives, without decodi
 # %% ../nbs/12_video.ipynb #880f19de
 def read_image(
     path: Path | str,  # JPEG, PNG, or what else Pillow opens
-    stack: Image.Image | None = None,  # a file of several pictures, open; `path` only names the one
-    page: int = 0,  # its number in the stack
+    stack: Image.Image | None = None,  # an open file of several, of which `path` names one
+    page: int = 0,  # its number there
 ) -> Tensor:  # (3, H, W) float32 RGB in [0, 1]
     "A picture of any mode, as viewers show it. ValueError with its name where it cannot be read."
     with _opened(path, stack, page) as picture:
@@ -214,8 +214,8 @@ def pictures(
 ) -> dict[str, Path]:  # stem -> file, in natural order
     "The pictures of a folder. ValueError where there is none, or two of one name, or a bad name."
     folder, found, strange = Path(folder), {}, []
-    endings = Image.registered_extensions()  # Pillow opens these five, but they are no pictures
-    kinds = Image.OPEN.keys() - {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG'}
+    endings = Image.registered_extensions()
+    kinds = Image.OPEN.keys() - {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG'}  # these five are no frames
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -389,7 +389,7 @@ class _VideoClip(Clip):
         try:
             for index, frame in enumerate(_decode(path)):
                 self._keep(index, frame)
-                if frame.key_frame and index:
+                if frame.key_frame:
                     self._keys.append(index)
                 self._pts.append(frame.pts)
                 turn = _display_turn(frame)
@@ -422,10 +422,8 @@ class _VideoClip(Clip):
         while index not in self._kept:
             self._keep(*next(self._frames))
         frame = self._kept[index]
-        picture, turn = (
-            self._colours.reformat(frame, format='rgb24').to_image(),
-            _display_turn(frame),
-        )
+        turn = _display_turn(frame)
+        picture = self._colours.reformat(frame, format='rgb24').to_image()
         return _image(picture.transpose(_TURNS[turn]) if turn > 1 else picture)
 
     def _numbered(self, keys):  # key frames -> (number, frame) ... from the last of them on

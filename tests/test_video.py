@@ -836,21 +836,24 @@ def test_odd_sizes_are_padded(tmp_path, size):
     torch.testing.assert_close(clip[1], torch.full((3, *clip.size), 0.5), atol=0.02, rtol=0)
 
 
+@pytest.fixture(scope='session', params=FILMS)
+def shot(request, tmp_path_factory):
+    "One of the films, and its frames: each is encoded once, and decoded once by FFmpeg alone."
+    path = film(tmp_path_factory.mktemp('films') / request.param, **FILMS[request.param])
+    return path, stored(path)
+
+
 @pytest.mark.parametrize('kept', [1, 5, 1000])
-@pytest.mark.parametrize('name', FILMS)
-@settings(quick, max_examples=8)
-@given(st.lists(st.integers(0, 39), min_size=1, max_size=12))
-def test_any_order_of_frames(tmp_path_factory, name, kept, order):
-    path = tmp_path_factory.getbasetemp() / name
-    if not path.exists():
-        film(path, **FILMS[name])
-    frames = stored(path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video, '_KEPT', kept * 48 * 32 * 3 // 2)
-        clip = open_clip(path)
-        assert len(clip) == len(frames) == 40
-        for index in order:
-            assert equal(clip[index], frames[index]), index
+def test_any_order_of_frames(shot, kept, monkeypatch):
+    "Long walks on one clip: anywhere, on to the next few frames, and back by a few."
+    path, frames = shot
+    monkeypatch.setattr(video, '_KEPT', kept * 48 * 32 * 3 // 2)
+    clip = open_clip(path)
+    assert len(clip) == len(frames) == 40
+    random = np.random.default_rng(kept)
+    for start, step in zip(random.integers(40, size=12), random.integers(-2, 3, size=12)):
+        for index in range(start, start + 4 * step, step) if step else [start]:
+            assert equal(clip[index % 40], frames[index % 40]), index
             assert len(clip._kept) <= kept
 
 
