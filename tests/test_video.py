@@ -314,25 +314,22 @@ PICTURES = [encoded(mode, form) for form, modes in MODES.items() for mode in mod
     changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=8),
     keep=st.integers(0, 8000),
 )
-def test_damaged_pictures_are_read_or_named(content, changes, keep):
+def test_damaged_pictures_are_read_or_named(tmp_path, content, changes, keep):
     damaged = bytearray(content)
-    for place, value in changes:
-        damaged[place % len(damaged) if place % 2 else place % 60] = (
-            value  # half of them in its head
-        )
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    for place, value in changes:  # half of them in its head
+        damaged[place % len(damaged) if place % 2 else place % 60] = value
+    path = tmp_path / 'x.png'
+    path.write_bytes(damaged[:keep])
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        path = Path(folder) / 'x.png'
-        path.write_bytes(damaged[:keep])
         for read in (read_image, read_mask, video._picture_size):
             try:
                 result = read(path)
             except ValueError as error:
                 assert 'x.png: ' in str(error)
             else:
-                assert (
-                    result if read is video._picture_size else result.shape[-2:]
-                ) == video._picture_size(path)
+                size = result if read is video._picture_size else result.shape[-2:]
+                assert size == video._picture_size(path)
 
 
 def test_damaged_notes_do_not_matter(tmp_path):
