@@ -495,9 +495,11 @@ def first_masks(
         )
     else:
         files = pictures(path)
-        for name in files.keys() - clip.names:
+        strange = sorted(files.keys() - clip.names)
+        if strange:
             raise ValueError(
-                f'{files[name]}: expected the name of a frame, such as {clip.names[0]}, got {name}'
+                f'{files[strange[0]]}: expected the name of a frame, such as {clip.names[0]}, '
+                f'got {strange[0]}'
             )
         given = {index: files[name] for index, name in enumerate(clip.names) if name in files}
     binary, masks = binarize is None and is_binary(given.values()), {}
