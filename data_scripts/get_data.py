@@ -6,13 +6,12 @@
     python data_scripts/get_data.py check data/DAVIS-2017
     python data_scripts/get_data.py split data/YouTube-VOS
 
-A download that broke off goes on where it stopped, and nothing is ever written outside `--root`. `data_scripts/README.md` tells more.
+Downloads need pooch (`pip install -e '.[data]'`). Nothing is ever written outside `--root`, and
+nothing that stands there already is fetched again. `data_scripts/README.md` tells more.
 """
+
 import argparse
-import hashlib
-import http.client
 import json
-import os
 import re
 import shutil
 import stat
@@ -20,10 +19,8 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from urllib.request import Request, urlopen
 
 import torch
 
@@ -31,131 +28,84 @@ from eosvos.core import generator, write_then_rename
 from eosvos.datasets import davis, youtube_vos
 
 ETH = 'https://data.vision.ee.ethz.ch/csergi/share/davis/'
-# Each archive of DAVIS: address, size in bytes, checksum; None where none is published.
-# 2016: the MD5 of the official script get_davis.sh; trainval: size and SHA-256 of the catalogue of TensorFlow Datasets.
+# Each archive of DAVIS: address, and checksum, None where none is published. 2016: the MD5 of the
+# official script get_davis.sh; trainval: the SHA-256 of the catalogue of TensorFlow Datasets.
 DAVIS = {
-    '2016': ('https://graphics.ethz.ch/Downloads/Data/Davis/DAVIS-data.zip', None, 'md5:0cb3cf9c5617209fa3cc4794e52a2ffa'),
-    'trainval-480p': (ETH + 'DAVIS-2017-trainval-480p.zip', 832766765, 'sha256:e3d0b5b77c3d031b000a19e0e25e3e2cac65d183755601bc2cf066df1a2aa492'),
-    'trainval-Full-Resolution': (ETH + 'DAVIS-2017-trainval-Full-Resolution.zip', 2956935323,
-                                 'sha256:519494b320e7a333b98188e0f44e028f379c3312a1fc1a3e8bddd64b2c9ecfaf'),
-    'test-dev-480p': (ETH + 'DAVIS-2017-test-dev-480p.zip', None, None),
-    'test-dev-Full-Resolution': (ETH + 'DAVIS-2017-test-dev-Full-Resolution.zip', None, None)}
+    '2016': (
+        'https://graphics.ethz.ch/Downloads/Data/Davis/DAVIS-data.zip',
+        'md5:0cb3cf9c5617209fa3cc4794e52a2ffa',
+    ),
+    'trainval-480p': (
+        ETH + 'DAVIS-2017-trainval-480p.zip',
+        'sha256:e3d0b5b77c3d031b000a19e0e25e3e2cac65d183755601bc2cf066df1a2aa492',
+    ),
+    'trainval-Full-Resolution': (
+        ETH + 'DAVIS-2017-trainval-Full-Resolution.zip',
+        'sha256:519494b320e7a333b98188e0f44e028f379c3312a1fc1a3e8bddd64b2c9ecfaf',
+    ),
+    'test-dev-480p': (ETH + 'DAVIS-2017-test-dev-480p.zip', None),
+    'test-dev-Full-Resolution': (ETH + 'DAVIS-2017-test-dev-Full-Resolution.zip', None),
+}
 # Published numbers of sequences. YouTube-VOS: of the 2018 and the 2019 version.
-COUNTS = {'2016/train': (30,), '2016/val': (20,), '2017/train': (60,), '2017/val': (30,), '2017/test-dev': (30,),
-          'train': (3471,), 'valid': (474, 507), 'test': (508, 541)}
-REGISTER = '''YouTube-VOS is given to those who register and accept its terms; no script can do that for you.
-1. Go to https://youtube-vos.org/dataset/vos and follow the link to the competition of the version that you want (2018 or 2019).
-2. Register there, and download train.zip, valid.zip and test.zip; for all frames also valid_all_frames and test_all_frames.
+COUNTS = {
+    '2016/train': (30,),
+    '2016/val': (20,),
+    '2017/train': (60,),
+    '2017/val': (30,),
+    '2017/test-dev': (30,),
+    'train': (3471,),
+    'valid': (474, 507),
+    'test': (508, 541),
+}
+REGISTER = '''YouTube-VOS is given to those who register and accept its terms; no script can.
+1. Go to https://youtube-vos.org/dataset/vos and follow the link to the competition of the version
+   that you want (2018 or 2019).
+2. Register there, and download train.zip, valid.zip and test.zip; for all frames also
+   valid_all_frames and test_all_frames.
 3. Call this again with the names of the archives.'''
-BLOCK = 1 << 20  # bytes read at a time
-
-
-def checksum(file: Path, kind: str) -> str:
-    "The checksum of a file, as in 'md5:0cb3...'."
-    with open(file, 'rb') as stream: return f'{kind}:{hashlib.file_digest(stream, kind).hexdigest()}'
-
-
-def verify(file: Path, size: int | None, expected: str | None) -> None:
-    "ValueError that names the file and both values unless it has the published size and checksum; says so where none is published."
-    if size is not None and file.stat().st_size != size: raise ValueError(f'{file}: expected {size} bytes, got {file.stat().st_size}')
-    got = checksum(file, expected.split(':')[0] if expected else 'sha256')
-    if expected is None: print(f'{file}: no checksum is published; note for next time: {file.stat().st_size} bytes, {got}')
-    elif got != expected: raise ValueError(f'{file}: expected {expected}, got {got}')
 
 
 def download(
     url: str,
-    path: Path,                     # where the file shall stand
-    size: int | None = None,        # bytes, where published
-    expected: str | None = None,    # checksum, where published
+    path: Path,  # where the file shall stand
+    expected: str | None = None,  # checksum, such as 'md5:0cb3...', where one is published
 ) -> None:
-    """Fetch a file, beginning with what an earlier call left in `<path>.part`, if the file on the server is still the same.
-    ValueError where it does not arrive whole; what has arrived is kept."""
-    part, note = Path(f'{path}.part'), Path(f'{path}.part.json')    # the note says what the beginning is a beginning of
-    if path.exists(): return verify(path, size, expected)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    old = read_note(note) if part.exists() else {}
-    begin = part.stat().st_size if old.get('url') == url and old.get('tag') else 0
-    if not begin or begin != old.get('total'):
-        response = ask(url, begin, old.get('tag'))
-        if begin and (response.status != 206 or content_start(response) != begin or whole_size(response) != old.get('total')):
-            print(f'{url}: the file on the server has changed, or it cannot be continued; beginning anew')
-            response.close()
-            response, begin = ask(url, 0, None), 0
-        with response: fetch(response, begin, part, note, url)
-    try: verify(part, size, expected)
-    except ValueError:
-        note.unlink(missing_ok=True)    # so that the next call begins anew
-        raise
-    os.replace(part, path)
-    note.unlink(missing_ok=True)
-
-
-def read_note(note: Path) -> dict:
-    "What an earlier call noted of its download; nothing where the note is missing or damaged."
-    try: old = json.loads(note.read_text('utf-8'))
-    except (OSError, ValueError, RecursionError): return {}
-    return old if isinstance(old, dict) else {}
-
-
-def ask(url: str, begin: int, tag: str | None) -> http.client.HTTPResponse:
-    "Open a file from byte `begin` on, if it still has the tag; else, and if the server does not do this, all of it. ValueError where it cannot."
-    headers = {'Accept-Encoding': 'identity'} | ({'Range': f'bytes={begin}-', 'If-Range': tag} if begin else {})
-    try: return urlopen(Request(url, headers=headers), timeout=60)
-    except (OSError, http.client.HTTPException) as error:   # URLError is an OSError
-        if begin and getattr(error, 'code', None) == 416: return ask(url, 0, None)  # the file on the server is shorter now
-        raise ValueError(f'{url}: cannot be fetched: {error}') from error
-
-
-def content_start(response: http.client.HTTPResponse) -> int | None:
-    "The byte at which a part begins; None for a whole file."
-    found = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
-    return int(found[1]) if found else None
-
-
-def whole_size(response: http.client.HTTPResponse) -> int | None:
-    "Bytes of the whole file; None where the server does not say."
-    found = re.search(r'/(\d+)$', response.headers.get('Content-Range', '')) if response.status == 206 else None
-    return int(found[1]) if found else response.length
-
-
-def blocks(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
-    "What a server sends, piece by piece. ValueError where the connection breaks."
-    while True:
-        try: block = response.read(BLOCK)
-        except (OSError, http.client.HTTPException) as error:
-            raise ValueError(f'{url}: broke off: {error}; what has arrived is kept, call again to go on') from error
-        if not block: return
-        yield block
-
-
-def fetch(response: http.client.HTTPResponse, begin: int, part: Path, note: Path, url: str) -> None:
-    "Write a response behind the first `begin` bytes of `part`. ValueError where the disk is full or the response too short."
-    strong = [tag for tag in (response.headers.get('ETag'), response.headers.get('Last-Modified')) if tag and not tag.startswith('W/')]
-    total = whole_size(response)
-    if not begin: part.unlink(missing_ok=True)      # before the note speaks of another file
+    "Fetch a file that is not there yet. ValueError where it does not arrive whole; none is lost."
     try:
-        with write_then_rename(note) as temporary: temporary.write_text(json.dumps(dict(url=url, tag=strong[0] if strong else None, total=total)))
-        with open(part, 'ab') as stream:
-            for block in blocks(response, url): stream.write(block)
-    except OSError as error: raise ValueError(f'{part} cannot be written: {error.strerror}; what has arrived is kept, call again to go on') from error
-    if total is not None and part.stat().st_size != total:
-        raise ValueError(f'{part}: expected {total} bytes, got {part.stat().st_size}; call again to go on')
+        import pooch
+    except ImportError as error:
+        raise ValueError("downloads need pooch: pip install -e '.[data]'") from error
+    try:
+        if not path.exists():
+            pooch.retrieve(url, expected, path.name, path.parent, progressbar=True)
+        elif not pooch.hashes.hash_matches(path, expected):
+            got = pooch.file_hash(path, pooch.hashes.hash_algorithm(expected))
+            raise ValueError(f'expected {expected}, got {got}; move it away to fetch it anew')
+    except (OSError, ValueError) as error:  # those of requests are OSErrors
+        raise ValueError(f'{path}: cannot be fetched from {url}: {error}') from error
 
 
 def member_path(info: zipfile.ZipInfo, strip: str) -> Path:
-    "Where a member of an archive goes, below the folder it is unpacked to. ValueError where that would be elsewhere, or is a link or a device."
+    "Where a member goes, below the folder. ValueError where that is elsewhere, or it is a link."
     kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR): raise ValueError(f'member {info.filename!r} is a link or a device')
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise ValueError(f'member {info.filename!r} is a link or a device')
     name = info.orig_filename
-    if re.search(r'[\\\x00-\x1f]', name) or re.match('/|[A-Za-z]:', name) or '..' in name.split('/'):
+    if (
+        re.search(r'[\\\x00-\x1f]', name)
+        or re.match('/|[A-Za-z]:', name)
+        or '..' in name.split('/')
+    ):
         raise ValueError(f'member {name!r} would leave the folder')
     return Path(PurePosixPath(name.removeprefix(strip)))
 
 
-def unpack(archive: Path, folder: Path) -> int: # number of files that were written
-    """Unpack a zip into a folder, without a single top folder DAVIS; files that stand there already and are equal are left alone.
-    ValueError where it is damaged, or would write outside; all names are looked at before anything is written."""
+def unpack(archive: Path, folder: Path) -> int:  # number of files that were written
+    """Unpack a zip into a folder, without a single top folder DAVIS; equal files are left alone.
+
+    ValueError where it is damaged, or would write outside; all names are looked at before anything
+    is written.
+    """
     try:
         with zipfile.ZipFile(archive) as members:
             infos = members.infolist()
@@ -163,34 +113,67 @@ def unpack(archive: Path, folder: Path) -> int: # number of files that were writ
             places = [(info, folder / member_path(info, strip)) for info in infos]
             folder.mkdir(parents=True, exist_ok=True)
             need, free = sum(info.file_size for info in infos), shutil.disk_usage(folder).free
-            if need > free: raise ValueError(f'it needs {need} bytes, and {folder} has {free}')
-            return sum(unpack_member(members, info, place, folder) for info, place in places if not info.is_dir())
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+            if need > free:
+                raise ValueError(f'it needs {need} bytes, and {folder} has {free}')
+            return sum(
+                unpack_member(members, info, place, folder)
+                for info, place in places
+                if not info.is_dir()
+            )
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:
         raise ValueError(f'{archive}: cannot be unpacked: {error}') from error
 
 
-def unpack_member(members: zipfile.ZipFile, info: zipfile.ZipInfo, place: Path, folder: Path) -> bool: # whether it was written
-    "Write one file, complete or not at all. ValueError where a link that stands in the folder leads out of it."
-    if not place.parent.resolve().is_relative_to(folder.resolve()): raise ValueError(f'{place.parent} leads out of {folder}')
+def unpack_member(
+    members: zipfile.ZipFile, info: zipfile.ZipInfo, place: Path, folder: Path
+) -> bool:  # whether it was written
+    "Write one file, complete or not at all. ValueError where a link leads out of the folder."
+    if not place.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f'{place.parent} leads out of {folder}')
     there = place.is_file() and not place.is_symlink() and place.stat().st_size == info.file_size
-    if there and zlib.crc32(place.read_bytes()) == info.CRC: return False
+    if there and zlib.crc32(place.read_bytes()) == info.CRC:
+        return False
     place.parent.mkdir(parents=True, exist_ok=True)
-    with members.open(info) as source, write_then_rename(place) as temporary, open(temporary, 'wb') as target: shutil.copyfileobj(source, target, BLOCK)
+    with (
+        members.open(info) as source,
+        write_then_rename(place) as temporary,
+        open(temporary, 'wb') as target,
+    ):
+        shutil.copyfileobj(source, target)
     return True
 
 
-def splits(root: Path) -> dict:     # (split, resolution) -> a function that loads it
-    "The splits of which a folder of DAVIS or YouTube-VOS holds something. ValueError where it is neither."
+def splits(root: Path) -> dict:  # (split, resolution) -> a function that loads it
+    "The splits of which a folder holds something. ValueError where it is no known data set."
     found = {}
     for folder in sorted((root / 'JPEGImages').glob('*')):
         there = {place.name for place in folder.iterdir()}
         for year, places in ((2016, ['2016', folder.name]), (2017, ['2017'])):
             for split in ('train', 'val', 'test-dev'):
                 lists = [root / 'ImageSets' / place / f'{split}.txt' for place in places]
-                if any(there & set(re.findall(r'[^/\s]+', file.read_text('utf-8-sig', 'replace'))) for file in lists if file.is_file()):
-                    found[f'{year}/{split}', folder.name] = partial(davis, root, split, folder.name, year)
-    for folder in sorted(root.glob('*/JPEGImages')): found[folder.parent.name, ''] = partial(youtube_vos, root, folder.parent.name)
-    if not found: raise ValueError(f'{root}: expected JPEGImages and ImageSets of DAVIS, or train, valid, ... of YouTube-VOS; found neither')
+                if any(
+                    there & set(re.findall(r'[^/\s]+', file.read_text('utf-8-sig', 'replace')))
+                    for file in lists
+                    if file.is_file()
+                ):
+                    found[f'{year}/{split}', folder.name] = partial(
+                        davis, root, split, folder.name, year
+                    )
+    for folder in sorted(root.glob('*/JPEGImages')):
+        found[folder.parent.name, ''] = partial(youtube_vos, root, folder.parent.name)
+    if not found:
+        raise ValueError(
+            f'{root}: expected JPEGImages and ImageSets of DAVIS, '
+            'or train, valid, ... of YouTube-VOS; found neither'
+        )
     return found
 
 
@@ -201,8 +184,10 @@ def damaged(sequences: list) -> list[str]:
         for i, mask in enumerate(sequence.masks):
             try:
                 sequence.image(i)
-                if mask: sequence.mask(i)
-            except ValueError as error: wrong.append(str(error))
+                if mask:
+                    sequence.mask(i)
+            except ValueError as error:
+                wrong.append(str(error))
     return wrong
 
 
@@ -214,64 +199,91 @@ def check(root: Path, read: bool = False) -> bool:  # whether nothing is missing
         try:
             sequences = load()
             counts = COUNTS.get(split.removesuffix('_all_frames'), (len(sequences),))
-            if len(sequences) not in counts: wrong.append(f'expected {" or ".join(map(str, counts))} sequences')
-            if read: wrong += damaged(sequences)
-            print(f'{title}: {len(sequences)} sequences, {sum(len(s.frames) for s in sequences)} frames')
+            if len(sequences) not in counts:
+                wrong.append(f'expected {" or ".join(map(str, counts))} sequences')
+            if read:
+                wrong += damaged(sequences)
+            frames = sum(len(s.frames) for s in sequences)
+            print(f'{title}: {len(sequences)} sequences, {frames} frames')
         except ValueError as error:
             wrong += str(error).splitlines()
             print(f'{title}: not complete')
-        for line in wrong: print(f'  {line}')
+        for line in wrong:
+            print(f'  {line}')
         good = good and not wrong
     return good
 
 
 def hold_out(
-    categories: dict[str, set[str]],    # of each sequence
-    count: int,                         # how many sequences to hold out
+    categories: dict[str, set[str]],  # of each sequence
+    count: int,  # how many sequences to hold out
     seed: int,
-    name: str,                          # of the draw
+    name: str,  # of the draw
 ) -> list[str]:
-    "Sequences drawn one from each category in turn, the most frequent category first. ValueError where there are too few."
-    left, frequent = dict(sorted(categories.items())), Counter(category for some in categories.values() for category in some)
+    "Sequences drawn from each category in turn, the most frequent first. ValueError if too few."
+    left, frequent = (
+        dict(sorted(categories.items())),
+        Counter(category for some in categories.values() for category in some),
+    )
     order = sorted(frequent, key=lambda category: (-frequent[category], category))
     random, drawn = generator(seed, 'YouTube-VOS', name), []
     while len(drawn) < count:
         before = len(drawn)
         for category in order:
             having = [key for key, some in left.items() if category in some]
-            if len(drawn) == count or not having: continue
+            if len(drawn) == count or not having:
+                continue
             drawn.append(having[int(torch.randint(len(having), (), generator=random))])
             del left[drawn[-1]]
-        if len(drawn) == before: raise ValueError(f'expected at most {len(drawn)} sequences to hold out, got {count}')
+        if len(drawn) == before:
+            raise ValueError(f'expected at most {len(drawn)} sequences to hold out, got {count}')
     return sorted(drawn)
 
 
-def split(root: Path, seed: int = 123, count: int = 100) -> Path:   # the folder with the three lists
-    "Split the training set of YouTube-VOS into `val.txt`, `train-val.txt` (`count` sequences each) and `train.txt` (the rest)."
-    left = {s.name: {category for _, category in s.categories or ()} for s in youtube_vos(root, 'train')}
+def split(root: Path, seed: int = 123, count: int = 100) -> Path:  # the folder with the three lists
+    "Split the training set of YouTube-VOS into `val.txt`, `train-val.txt` and the rest."
+    sequences = youtube_vos(root, 'train')
+    videos = json.loads((root / 'train' / 'meta.json').read_text('utf-8-sig'))['videos']
+    left = {}
+    for name in (s.name for s in sequences):
+        entries = videos[name]['objects'].values()
+        left[name] = {entry['category'] for entry in entries if entry['frames']}
     folder, lists = root / 'ImageSets' / f'seed-{seed}', {}
     for name in ('val', 'train-val'):
         lists[name] = hold_out(left, count, seed, name)
-        for key in lists[name]: del left[key]
+        for key in lists[name]:
+            del left[key]
     lists['train'] = sorted(left)
     folder.mkdir(parents=True, exist_ok=True)
     for name, sequences in lists.items():
-        with write_then_rename(folder / f'{name}.txt') as temporary: temporary.write_text(''.join(f'{key}\n' for key in sequences))
+        with write_then_rename(folder / f'{name}.txt') as temporary:
+            temporary.write_text(''.join(f'{key}\n' for key in sequences))
     return folder
 
 
 def main(arguments: list[str] | None = None) -> bool:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest='command', required=True)
     one = commands.add_parser('davis', help='download archives of DAVIS and unpack them')
     one.add_argument('archives', nargs='+', choices=DAVIS, metavar='ARCHIVE', help=', '.join(DAVIS))
-    one.add_argument('--root', type=Path, required=True, help='folder that gets JPEGImages, Annotations, ImageSets; one for 2016, another for 2017')
-    one = commands.add_parser('youtube-vos', help='unpack archives of YouTube-VOS, or say where to get them')
+    one.add_argument(
+        '--root',
+        type=Path,
+        required=True,
+        help='folder that gets JPEGImages, Annotations, ImageSets; one for 2016, another for 2017',
+    )
+    one = commands.add_parser(
+        'youtube-vos', help='unpack archives of YouTube-VOS, or say where to get them'
+    )
     one.add_argument('archives', nargs='*', type=Path, metavar='ZIP')
     one.add_argument('--root', type=Path, required=True, help='folder that gets train, valid, ...')
     one = commands.add_parser('check', help='say precisely what a folder holds and what is missing')
     one.add_argument('root', type=Path)
-    one.add_argument('--read', action='store_true', help='decode every picture too, which takes minutes')
+    one.add_argument(
+        '--read', action='store_true', help='decode every picture too, which takes minutes'
+    )
     one = commands.add_parser('split', help='hold out sequences of the training set of YouTube-VOS')
     one.add_argument('root', type=Path)
     one.add_argument('--seed', type=int, default=123)
@@ -279,16 +291,22 @@ def main(arguments: list[str] | None = None) -> bool:
     options = parser.parse_args(arguments)
     if options.command == 'davis':
         if '2016' in options.archives and len(options.archives) > 1:
-            raise ValueError('2016 and 2017 hold different masks under the same names: call once for each, with a --root of its own')
+            raise ValueError(
+                '2016 and 2017 hold different masks under the same names: '
+                'call once for each, with a --root of its own'
+            )
         for name in options.archives:
-            url, size, expected = DAVIS[name]
+            url, expected = DAVIS[name]
             archive = options.root / url.rsplit('/', 1)[1]
-            download(url, archive, size, expected)
+            download(url, archive, expected)
             print(f'{archive}: {unpack(archive, options.root)} files written')
     if options.command == 'youtube-vos':
-        if not options.archives: print(REGISTER)
-        for archive in options.archives: print(f'{archive}: {unpack(archive, options.root)} files written')
-        if not options.archives: return False
+        if not options.archives:
+            print(REGISTER)
+        for archive in options.archives:
+            print(f'{archive}: {unpack(archive, options.root)} files written')
+        if not options.archives:
+            return False
     if options.command == 'split':
         print(split(options.root, options.seed, options.count))
         return True
@@ -296,5 +314,7 @@ def main(arguments: list[str] | None = None) -> bool:
 
 
 if __name__ == '__main__':
-    try: sys.exit(0 if main() else 1)
-    except ValueError as error: sys.exit(f'{error}')
+    try:
+        sys.exit(0 if main() else 1)
+    except ValueError as error:
+        sys.exit(f'{error}')

@@ -1,4 +1,5 @@
 "Masks: whether 255 is an object or void, 16 bits, soft edges, and masks that show nothing."
+
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,7 @@ def save(file, numbers, mode=np.uint8):
 def block(value=1, at=(10, 10), side=9):
     "An id map with a square."
     ids = np.zeros(SIZE, np.uint8)
-    ids[at[0]:at[0] + side, at[1]:at[1] + side] = value
+    ids[at[0] : at[0] + side, at[1] : at[1] + side] = value
     return ids
 
 
@@ -43,14 +44,23 @@ def clip(tmp_path):
 def sequence_of(folder, clip, *maps, **more):
     "A sequence whose first masks are these."
     files = [save(folder / 'masks' / f'{name}.png', ids) for name, ids in zip(clip.names, maps)]
-    return Sequence('made', tuple(clip.files[:len(files)]), tuple(files), **more)
+    return Sequence('made', tuple(clip.files[: len(files)]), tuple(files), **more)
 
 
 # ---- one convention for all masks of a sequence
 
-@pytest.mark.parametrize('values, binary', [
-    ([(0, 255), (0,), (255,)], True), ([(0,), (0,)], True), ([], True),
-    ([(0, 255), (0, 1)], False), ([(0, 1)], False), ([(0, 2, 255), (0, 255)], False)])
+
+@pytest.mark.parametrize(
+    'values, binary',
+    [
+        ([(0, 255), (0,), (255,)], True),
+        ([(0,), (0,)], True),
+        ([], True),
+        ([(0, 255), (0, 1)], False),
+        ([(0, 1)], False),
+        ([(0, 2, 255), (0, 255)], False),
+    ],
+)
 def test_the_masks_of_a_sequence_are_of_one_kind(tmp_path, values, binary):
     files = [save(tmp_path / f'{i}.png', [row]) for i, row in enumerate(values)]
     assert is_binary(files) is binary
@@ -131,10 +141,19 @@ def test_the_convention_is_looked_for_once(tmp_path, clip, monkeypatch):
 
 # ---- 16 bits
 
-@pytest.mark.parametrize('numbers, ids', [
-    ([0, 65535], [0, 1]), ([65535, 65535], [1, 1]), ([0, 1], [0, 1]), ([0, 255], [0, 1]),
-    ([0, 257, 514, 65535], [0, 1, 2, 255]),  # 8 bits, stretched
-    ([0, 257, 514], [0, 257, 514]), ([0, 300, 65535], [0, 300, 65535])])  # may be ids
+
+@pytest.mark.parametrize(
+    'numbers, ids',
+    [
+        ([0, 65535], [0, 1]),
+        ([65535, 65535], [1, 1]),
+        ([0, 1], [0, 1]),
+        ([0, 255], [0, 1]),
+        ([0, 257, 514, 65535], [0, 1, 2, 255]),  # 8 bits, stretched
+        ([0, 257, 514], [0, 257, 514]),
+        ([0, 300, 65535], [0, 300, 65535]),
+    ],
+)  # may be ids
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
 def test_sixteen_bits(tmp_path, numbers, ids, suffix):
     assert read_mask(save(tmp_path / f'x.{suffix}', [numbers], np.uint16)).tolist() == [ids]
@@ -151,6 +170,7 @@ def test_white_of_any_depth_is_given_alike(tmp_path, clip):
 
 # ---- masks that show nothing
 
+
 def test_a_later_mask_may_be_empty(tmp_path, clip):
     sequence_of(tmp_path, clip, block(2), block(0), block(2, (20, 20)))
     given = first_masks(tmp_path / 'masks', clip)
@@ -161,6 +181,7 @@ def test_a_later_mask_may_be_empty(tmp_path, clip):
 
 
 # ---- soft edges
+
 
 def cup(blur=0, size=(640, 360)):
     "The cup of the demo clip in white, its edges softened."
@@ -177,9 +198,13 @@ def through_jpeg(picture, quality):
 
 
 SOFT = {
-    'blurred': cup(2), 'slightly blurred': cup(0.5), 'smaller': cup(0, (320, 180)),
-    'larger': cup(0, (960, 540)), 'of 64 colours': cup(2).convert('RGB').quantize(64),
-    **{f'JPEG {quality}': through_jpeg(cup(), quality) for quality in (50, 75, 90, 100)}}
+    'blurred': cup(2),
+    'slightly blurred': cup(0.5),
+    'smaller': cup(0, (320, 180)),
+    'larger': cup(0, (960, 540)),
+    'of 64 colours': cup(2).convert('RGB').quantize(64),
+    **{f'JPEG {quality}': through_jpeg(cup(), quality) for quality in (50, 75, 90, 100)},
+}
 
 
 @pytest.mark.parametrize('name', SOFT)
@@ -202,19 +227,22 @@ def scattered(*ids, side=1, step=6):
     result = np.zeros(SIZE, np.uint8)
     for n, k in enumerate(ids):
         y, x = divmod(n * step, SIZE[1] - step)
-        result[step * y + 1:, x + 1:][:side, :side] = k
+        result[step * y + 1 :, x + 1 :][:side, :side] = k
     return result
 
 
 LEGITIMATE = {
-    'a dot': scattered(1), 'four dots': scattered(3, 70, 128, 200),
+    'a dot': scattered(1),
+    'four dots': scattered(3, 70, 128, 200),
     'many small objects': scattered(*range(10, 60), side=3),
     'dots among solid ones': np.maximum(
-        scattered(9, 20, 31, 42, 53, 64), np.roll(scattered(*range(80, 90), side=3), 20, 0)),
+        scattered(9, 20, 31, 42, 53, 64), np.roll(scattered(*range(80, 90), side=3), 20, 0)
+    ),
     'a rope': np.eye(*SIZE, dtype=np.uint8) * 5,
     'a rope beside void': np.maximum(np.eye(*SIZE, dtype=np.uint8), block(255, (25, 5))),
     'a bicycle and its rider': np.maximum(block(2), np.eye(*SIZE, 20, dtype=np.uint8)),
-    'everything': np.full(SIZE, 7, np.uint8)}
+    'everything': np.full(SIZE, 7, np.uint8),
+}
 
 
 @pytest.mark.parametrize('name', LEGITIMATE)
@@ -224,10 +252,14 @@ def test_thin_and_small_objects_are_objects(tmp_path, clip, name):
     assert torch.equal(given[0], torch.from_numpy(ids).long())
 
 
-@pytest.mark.parametrize('ids, counts', [
-    (np.maximum(block(255, side=15), scattered(128, side=2)), 'got 1, 1 of them'),
-    (scattered(*range(10, 15)), 'got 5, 5 of them'),
-    (np.maximum(scattered(*range(10, 17)), block(99, (25, 25))), 'got 8, 7 of them')])
+@pytest.mark.parametrize(
+    'ids, counts',
+    [
+        (np.maximum(block(255, side=15), scattered(128, side=2)), 'got 1, 1 of them'),
+        (scattered(*range(10, 15)), 'got 5, 5 of them'),
+        (np.maximum(scattered(*range(10, 17)), block(99, (25, 25))), 'got 8, 7 of them'),
+    ],
+)
 def test_when_ids_are_taken_for_greys(tmp_path, clip, ids, counts):
     with pytest.raises(ValueError, match=rf'mask\.png: expected ids of objects, {counts}'):
         first_masks(save(tmp_path / 'mask.png', ids), clip)
@@ -264,8 +296,13 @@ def test_a_compressed_mask_can_be_made_binary(tmp_path, clip):
 
 def test_no_mask_of_the_shared_data_is_taken_for_greys(data, tmp_path):
     "A sample of each kind; all 7,173 of them passed."
-    places = ['DAVIS/Annotations/240p/*', 'DAVIS/Annotations/480p/*', 'DAVIS-2017/Annotations/*/*',
-              'DAVIS/FirstFrames-2017/480p/*', 'reference/stm-davis2017/bmx-trees']
+    places = [
+        'DAVIS/Annotations/240p/*',
+        'DAVIS/Annotations/480p/*',
+        'DAVIS-2017/Annotations/*/*',
+        'DAVIS/FirstFrames-2017/480p/*',
+        'reference/stm-davis2017/bmx-trees',
+    ]
     folders = [folder for place in places for folder in sorted(data.glob(place))]
     files = [sorted(folder.glob('*.png'))[0] for folder in folders]
     for place in sorted(data.glob('images/*/masks')):
@@ -287,11 +324,13 @@ def test_the_command_names_the_way_out_of_a_soft_edge(tmp_path, clip, monkeypatc
     soft = Image.fromarray(block(255, side=19)).filter(ImageFilter.GaussianBlur(2))
     soft.save(tmp_path / 'soft.png')
     mask, out = str(tmp_path / 'soft.png'), str(tmp_path / 'out')
-    command = ['segment', str(clip.path), mask, '--out', out]
+    command = ['segment', str(clip.files[0].parent), mask, '--out', out]
     refused = CliRunner().invoke(cli.app, command)
     assert refused.exit_code == 1 and '--binarize 128' in refused.stderr
     assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / 'out').exists()
     taken = []
-    monkeypatch.setattr(cli, 'write_results', lambda tracker, clip, given, out, watch: taken.append(given))
+    monkeypatch.setattr(
+        cli, 'write_results', lambda tracker, clip, given, out, watch: taken.append(given)
+    )
     assert CliRunner().invoke(cli.app, [*command, '--binarize', '128']).exit_code == 0
     assert torch.equal(taken[0][0], torch.from_numpy(np.asarray(soft) >= 128).long())
