@@ -251,11 +251,9 @@ def _score_sequence(name: str, pairs: _Pairs, protocol: str, single: bool) -> li
     "The scores of each object of one sequence. ValueError where a prediction has another."
     binary_pred = is_binary(pred for pred, _ in pairs if pred)
     binary_true = is_binary(true for _, true in pairs)
-    begins, claims, scores = (
-        {},
-        {},
-        {},
-    )  # id -> first frame; id -> first file; frame -> id -> (J, F)
+    begins = {}  # id -> index of the first true mask that shows it
+    claims = {}  # id -> the first predicted mask that shows it
+    scores = {}  # index of a frame -> id -> (J, F)
     for index, (pred_file, true_file) in enumerate(pairs):
         true = _read(true_file, binary_true, single)
         for k in _ids(true):
