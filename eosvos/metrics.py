@@ -72,7 +72,7 @@ def _dilate(
 ) -> np.ndarray:  # (H, W) bool: is a pixel of `mask` within `radius`?
     "Dilation by a disk: sideways spreads and vertical shifts of one long binary number."
     H, W = mask.shape
-    row = W + radius  # the zeros at its end keep a spread out of the next row
+    row = int(W + radius)  # the zeros at its end keep a spread out of the next row
     padded = np.zeros((H + radius, row), bool)
     padded[:H, :W] = mask
     packed = np.packbits(padded, bitorder='little')
