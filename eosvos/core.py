@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d
+from torchvision.transforms.functional import pil_to_tensor, to_tensor
 
 # %% ../nbs/00_core.ipynb #30217d53
 DEMO = Path(str(files('eosvos') / 'assets' / 'demo'))  # frames/00000.jpg ..., masks/00000.png ...
@@ -34,31 +32,18 @@ DEMO = Path(str(files('eosvos') / 'assets' / 'demo'))  # frames/00000.jpg ..., m
 
 def demo_frame(
     index: int = 0,  # which frame of the demo clip, from 0
-) -> tuple[
-    Tensor, Tensor
-]:  # image (3, H, W) float32 RGB in [0, 1]; ids (H, W) int64, 0 = background
+) -> tuple[Tensor, Tensor]:  # image (3, H, W) in [0, 1]; ids (H, W) int64, 0 = background
     "One frame of the clip that the package ships, and the true mask of its object."
-    with Image.open(DEMO / 'frames' / f'{index:05d}.jpg') as file:
-        pixels = np.array(file.convert('RGB'))
-    with Image.open(DEMO / 'masks' / f'{index:05d}.png') as file:
-        ids = np.array(file)
-    return torch.from_numpy(pixels).permute(2, 0, 1).float().contiguous() / 255, torch.from_numpy(
-        ids
-    ).long()
+    image = Image.open(DEMO / 'frames' / f'{index:05d}.jpg')
+    ids = Image.open(DEMO / 'masks' / f'{index:05d}.png')
+    return to_tensor(image), pil_to_tensor(ids)[0].long()
 
 # %% ../nbs/00_core.ipynb #07d2e780
-def _palette() -> Tensor:  # (256, 3) uint8
-    "The colour of each id: bit 3k + c of the id becomes bit 7 - k of channel c."
-    ids = torch.arange(256)
-    channels = [
-        sum((ids >> 3 * k + c & 1) << 7 - k for k in range(3)) for c in range(3)
-    ]  # R, G, B: (256,) each
-    return torch.stack(channels, 1).byte()
+# bit 3k + c of each id, at [id, k, c]; no id has a bit 8
+_bits = (torch.arange(256)[:, None] >> torch.arange(9) & 1).view(256, 3, 3)
 
-
-PALETTE = (
-    _palette()
-)  # (256, 3) uint8: the RGB colour of each id, as in the mask files of DAVIS and PASCAL VOC
+# (256, 3) uint8: the RGB colour of each id, as in the mask files of DAVIS and PASCAL VOC
+PALETTE = (_bits * torch.tensor([[128], [64], [32]])).sum(1).byte()
 
 # %% ../nbs/00_core.ipynb #411fe5ba
 def overlay(
@@ -66,61 +51,45 @@ def overlay(
     ids: Tensor,  # (H, W) object ids, or one bool mask; 0 stays as it is
     alpha: float = 0.5,  # share of the colour
 ) -> Tensor:  # (3, H, W)
-    "Paint each object in the colour of its id, with a white rim: a red cup under red paint would not show."
-    ids = ids.long().cpu()
-    colours = PALETTE[ids].permute(2, 0, 1).to(image) / 255  # (3, H, W)
+    """Paint each object in the colour of its id, with a white rim.
+
+    Without the rim, a red cup under red paint would not show."""
+    ids = ids.long().to(image.device)
+    colours = PALETTE.to(image)[ids].permute(2, 0, 1) / 255  # (3, H, W)
+    painted = torch.where(ids > 0, (1 - alpha) * image + alpha * colours, image)
     around = ids[None].float()  # a pixel is on the rim if another id is at most two pixels away
-    rim = (max_pool2d(around, 5, 1, 2) != -max_pool2d(-around, 5, 1, 2))[0] & (ids > 0)
-    painted = torch.where((ids > 0).to(image.device), (1 - alpha) * image + alpha * colours, image)
-    return painted.masked_fill(rim.to(image.device), 1.0)
+    rim = max_pool2d(around, 5, 1, 2) != -max_pool2d(-around, 5, 1, 2)  # (1, H, W)
+    return painted.masked_fill(rim & (ids > 0), 1.0)
 
 # %% ../nbs/00_core.ipynb #ff315bed
 def show(
     image: Tensor,  # (3, H, W) RGB in [0, 1]
     masks: Tensor | None = None,  # (N, H, W) masks, or (H, W) object ids
     boxes: Tensor | None = None,  # (N, 4) xyxy pixels, drawn solid ("after")
-    ax: Axes | None = None,  # where to draw; a new small figure if there is none
+    ax: plt.Axes | None = None,  # where to draw; a new small figure if there is none
     title: str | None = None,  # text above the image
     labels: list[str] | None = None,  # a text for each of `boxes`
     dashed: Tensor | None = None,  # (M, 4) xyxy pixels, drawn dashed ("before")
-) -> Axes:  # the axes drawn on
+) -> plt.Axes:  # the axes drawn on
     "Draw an image with its masks and boxes."
     ax = ax or plt.subplots(figsize=(4, 2.5), dpi=80, layout='tight')[1]
     image = image.detach().cpu()
-    if masks is not None:  # several masks may overlap: paint one after the other
-        for ids in (
-            [masks] if masks.dim() == 2 else [(mask != 0) * (k + 1) for k, mask in enumerate(masks)]
-        ):
-            image = overlay(image, ids)
+    if masks is not None and masks.dim() == 2:
+        image = overlay(image, masks)
+    elif masks is not None:  # they may overlap: paint one after the other
+        for k, mask in enumerate(masks, 1):
+            image = overlay(image, (mask != 0) * k)
     H, W = image.shape[1:]
-    ax.imshow(
-        image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(0, W, H, 0)
-    )  # whole numbers are the edges of pixels, not centres
+    # whole numbers are the edges of pixels, not centres
+    ax.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(0, W, H, 0))
     ax.set(title=title, xticks=[], yticks=[])
     for group, style in ((dashed, '--'), (boxes, '-')):
         for k, (x1, y1, x2, y2) in enumerate([] if group is None else group.tolist()):
             colour = (PALETTE[k % 255 + 1] / 255).tolist()
-            ax.add_patch(
-                Rectangle(
-                    (x1, y1),
-                    x2 - x1,
-                    y2 - y1,
-                    fill=False,
-                    edgecolor=colour,
-                    linestyle=style,
-                    linewidth=1.5,
-                )
-            )
-            if labels and style == '-':
-                ax.text(
-                    x1,
-                    y1,
-                    labels[k],
-                    color='w',
-                    size=7,
-                    va='bottom',
-                    bbox=dict(fc=colour, ec=colour, pad=1),
-                )
+            box = (x1, y1), x2 - x1, y2 - y1
+            ax.add_patch(plt.Rectangle(*box, fill=False, color=colour, ls=style, lw=1.5))
+            if labels and group is boxes:
+                ax.text(x1, y1, labels[k], color='w', size=7, backgroundcolor=colour)
     return ax
 
 # %% ../nbs/00_core.ipynb #e6d86743
@@ -129,31 +98,33 @@ def masks_to_boxes(
 ) -> Tensor:  # (N, 4) float32 xyxy in pixels, x2 and y2 exclusive; an empty mask gives zeros
     "The smallest box around each mask."
     masks = masks != 0
-    N, H, W = masks.shape
+    H, W = masks.shape[1:]
     rows, columns = masks.any(2).byte(), masks.any(1).byte()  # (N, H), (N, W); argmax takes no bool
-    x1, x2 = columns.argmax(1), W - columns.flip(1).argmax(1)  # argmax is the first of equals
-    y1, y2 = rows.argmax(1), H - rows.flip(1).argmax(1)
+    x1, y1 = columns.argmax(1), rows.argmax(1)  # argmax is the first of equals
+    x2, y2 = W - columns.flip(1).argmax(1), H - rows.flip(1).argmax(1)
     return torch.stack([x1, y1, x2, y2], 1).float() * rows.any(1, keepdim=True)  # (N, 4)
 
 # %% ../nbs/00_core.ipynb #18fbe3ef
 def generator(
     *keys: int | str,  # what names the draw: a seed, then a step, a frame, a purpose, ...
 ) -> torch.Generator:  # on the CPU
-    "A random generator that depends on its keys and on nothing else. TypeError where a key is neither int nor str."
+    """A random generator that depends on its keys and on nothing else.
+
+    TypeError where a key is neither int nor str."""
     words = [key if isinstance(key, str) else int(operator.index(key)) for key in keys]
-    digest = hashlib.sha256(
-        json.dumps(words).encode()
-    ).digest()  # Python's own hash of a string changes from run to run
-    return torch.Generator().manual_seed(
-        int.from_bytes(digest[:4], 'big')
-    )  # torch's CPU generator looks at 32 bits
+    # Python's own hash of a string changes from run to run
+    digest = hashlib.sha256(json.dumps(words).encode()).digest()
+    # torch's CPU generator looks at 32 bits
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], 'big'))
 
 # %% ../nbs/00_core.ipynb #96dd2383
 @contextmanager
 def write_then_rename(
     path: Path | str,  # where the file shall stand; its folder must exist
 ) -> Iterator[Path]:  # a new, empty file beside it, of the same suffix, to be filled
-    "A temporary file that takes the name `path` only if nothing failed. ValueError where the folder cannot be written."
+    """A temporary file that takes the name `path` only if nothing failed.
+
+    ValueError where the folder cannot be written."""
     path = Path(path)
     temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}')
     try:

@@ -1,4 +1,5 @@
 "J and F: the published numbers, laws that hold for any masks, and every refusal of `evaluate`."
+
 import csv
 import json
 import shutil
@@ -13,7 +14,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from eosvos import cli, metrics
-from eosvos.metrics import boundary, boundary_f, dilate, evaluate, jaccard, quarters, score_frame, statistics, tolerance, youtube_scores
+from eosvos.metrics import (
+    _boundary,
+    _dilate,
+    _quarter_edges,
+    _tolerance,
+    boundary_f,
+    evaluate,
+    jaccard,
+    score_frame,
+    statistics,
+    youtube_scores,
+)
 
 
 def law(*strategies):
@@ -22,6 +34,7 @@ def law(*strategies):
 
 
 # ---- the published numbers ----
+
 
 @pytest.fixture(scope='module')
 def stm(data):
@@ -32,10 +45,15 @@ def stm(data):
 
 def test_every_published_frame(stm):
     result, published = stm
-    assert [scores.sequence for scores in result.objects] == sorted(published) and len(published) == 10
+    assert [scores.sequence for scores in result.objects] == sorted(published) and len(
+        published
+    ) == 10
     assert sum(len(scores.frames) for scores in result.objects) == 740
     for scores in result.objects:
-        for ours, theirs, limit in ((scores.j, published[scores.sequence]['J'], 1e-12), (scores.f, published[scores.sequence]['F'], 1e-9)):
+        for ours, theirs, limit in (
+            (scores.j, published[scores.sequence]['J'], 1e-12),
+            (scores.f, published[scores.sequence]['F'], 1e-9),
+        ):
             assert theirs['raw'][0] is None and theirs['raw'][-1] is None
             assert np.abs(ours - np.array(theirs['raw'][1:-1])).max() <= limit
 
@@ -43,11 +61,17 @@ def test_every_published_frame(stm):
 def test_published_statistics(stm):
     result, published = stm
     for scores in result.objects:
-        for ours, theirs in ((scores.j, published[scores.sequence]['J']), (scores.f, published[scores.sequence]['F'])):
+        for ours, theirs in (
+            (scores.j, published[scores.sequence]['J']),
+            (scores.f, published[scores.sequence]['F']),
+        ):
             mean, recall, decay = statistics(ours)
             assert abs(mean - theirs['mean']) <= 1e-12 and abs(decay - theirs['decay']) <= 1e-12
-            # the published table counts sequences, not frames; the two agree wherever all frames are on one side of 0.5
-            assert theirs['recall'] == (mean > 0.5) and (recall == theirs['recall'] or 0 < (ours > 0.5).sum() < len(ours))
+            # the published table counts sequences, not frames; the two agree wherever
+            # all frames are on one side of 0.5
+            assert theirs['recall'] == (mean > 0.5) and (
+                recall == theirs['recall'] or 0 < (ours > 0.5).sum() < len(ours)
+            )
 
 
 def test_summary_is_the_mean_over_objects(stm):
@@ -55,7 +79,9 @@ def test_summary_is_the_mean_over_objects(stm):
     summary = result.summary()
     for measure in 'JF':
         for number in ('Mean', 'Decay'):
-            theirs = np.mean([published[scores.sequence][measure][number.lower()] for scores in result.objects])
+            theirs = np.mean(
+                [published[scores.sequence][measure][number.lower()] for scores in result.objects]
+            )
             assert abs(summary[f'{measure}-{number}'] - theirs) <= 1e-12
     assert summary['J&F-Mean'] == (summary['J-Mean'] + summary['F-Mean']) / 2
 
@@ -63,25 +89,34 @@ def test_summary_is_the_mean_over_objects(stm):
 def test_two_objects_as_published(data):
     published = json.loads((data / 'reference/stm-davis2017.json').read_text())
     result = evaluate(data / 'reference/stm-davis2017', data / 'DAVIS/Annotations-2017/480p')
-    assert {o.name: {'J': round(o.j.mean(), 3), 'F': round(o.f.mean(), 3)} for o in result.objects} == published
+    assert {
+        o.name: {'J': round(o.j.mean(), 3), 'F': round(o.f.mean(), 3)} for o in result.objects
+    } == published
 
 
 def test_against_vos_benchmark(data):
     evaluator = pytest.importorskip('vos_benchmark.evaluator').Evaluator()
-    folders = data / 'reference/stm-davis2017/bmx-trees', data / 'DAVIS/Annotations-2017/480p/bmx-trees'
+    folders = (
+        data / 'reference/stm-davis2017/bmx-trees',
+        data / 'DAVIS/Annotations-2017/480p/bmx-trees',
+    )
     for k in (20, 40, 60):
         pred, true = (np.array(Image.open(folder / f'{k:05d}.png')) for folder in folders)
         evaluator.feed_frame(pred, true)
         for object_id, (j, f) in score_frame(pred, true).items():
-            assert j == evaluator.object_iou[object_id][-1] and abs(f - evaluator.boundary_f[object_id][-1]) < 1e-15
+            assert (
+                j == evaluator.object_iou[object_id][-1]
+                and abs(f - evaluator.boundary_f[object_id][-1]) < 1e-15
+            )
 
 
 # ---- laws ----
 
+
 def boundary_f_naive(pred, true):
     "F from all distances between two boundaries."
-    a, b = np.argwhere(boundary(pred)), np.argwhere(boundary(true))
-    near = ((a[:, None] - b) ** 2).sum(2) <= tolerance(*true.shape) ** 2
+    a, b = np.argwhere(_boundary(pred)), np.argwhere(_boundary(true))
+    near = ((a[:, None] - b) ** 2).sum(2) <= _tolerance(true.shape) ** 2
     precision, recall = near.any(1).mean() if len(a) else 1, near.any(0).mean() if len(b) else 1
     return 2 * precision * recall / (precision + recall) if precision + recall else 0
 
@@ -90,11 +125,18 @@ def boundary_f_naive(pred, true):
 def masks(draw, count=2, high=40):
     "Masks of one shape, from 1 x 1 on: blobs, noise, nothing or everything."
     height, width = draw(st.integers(1, high)), draw(st.integers(1, high))
-    numbers = np.random.default_rng(draw(st.integers(0, 2 ** 32)))
-    kinds = draw(st.lists(st.sampled_from(['blobs', 'noise', 'empty', 'full']), min_size=count, max_size=count))
+    numbers = np.random.default_rng(draw(st.integers(0, 2**32)))
+    kinds = draw(
+        st.lists(
+            st.sampled_from(['blobs', 'noise', 'empty', 'full']), min_size=count, max_size=count
+        )
+    )
     share = {'blobs': 0.01, 'noise': 0.5, 'empty': 0, 'full': 1}
     drawn = [numbers.random((height, width)) < share[kind] for kind in kinds]
-    return [dilate(mask, int(numbers.integers(1, 9))) if kind == 'blobs' else mask for kind, mask in zip(kinds, drawn)]
+    return [
+        _dilate(mask, int(numbers.integers(1, 9))) if kind == 'blobs' else mask
+        for kind, mask in zip(kinds, drawn)
+    ]
 
 
 @law(masks())
@@ -123,33 +165,34 @@ def test_jaccard_of_sets(pair):
 
 @law(masks(count=1))
 def test_boundary_pixel_by_pixel(one):
-    mask, = one
+    (mask,) = one
     H, W = mask.shape
     for r, c in np.ndindex(H, W):
         neighbours = [(r, c + 1), (r + 1, c), (r + 1, c + 1)]
         inside = [mask[p] for p in neighbours if p[0] < H and p[1] < W]
-        assert boundary(mask)[r, c] == any(mask[r, c] != other for other in inside)
+        assert _boundary(mask)[r, c] == any(mask[r, c] != other for other in inside)
 
 
 @law(masks(count=1), st.integers(0, 12))
 def test_dilation_is_distance(one, radius):
-    mask, = one
+    (mask,) = one
     points = np.argwhere(mask)
     everywhere = np.stack(np.indices(mask.shape), -1).reshape(-1, 1, 2)
-    near = ((everywhere - points) ** 2).sum(-1).min(1, initial=10 ** 6) <= radius ** 2
-    assert (dilate(mask, radius) == near.reshape(mask.shape)).all()
+    near = ((everywhere - points) ** 2).sum(-1).min(1, initial=10**6) <= radius**2
+    assert (_dilate(mask, radius) == near.reshape(mask.shape)).all()
 
 
 def test_dilation_at_the_border():
     mask = np.zeros((1, 33), bool)
     mask[0, 0] = True  # a run that the border cuts in half
-    for radius in range(33): assert dilate(mask, radius).sum() == radius + 1
+    for radius in range(33):
+        assert _dilate(mask, radius).sum() == radius + 1
 
 
 @law(masks(count=1, high=30), st.sampled_from([(0, 1), (1, 0), (1, 1), (0, -1), (-1, 0)]))
 def test_shift_within_the_tolerance_is_free(one, step):
     far = np.pad(one[0], 60)  # the contour nowhere leaves the picture, whose tolerance is 2 pixels
-    assert tolerance(*far.shape) >= 2
+    assert _tolerance(far.shape) >= 2
     assert boundary_f(np.roll(far, step, (0, 1)), far) == 1
 
 
@@ -157,15 +200,17 @@ def test_shift_within_the_tolerance_is_free(one, step):
 def test_padding_changes_nothing_inside(pair):
     inner = [np.pad(mask, 1) for mask in pair]
     outer = [np.pad(mask, ((0, 1), (1, 0))) for mask in inner]
-    if tolerance(*inner[0].shape) == tolerance(*outer[0].shape): assert boundary_f(*inner) == boundary_f(*outer)
+    if _tolerance(inner[0].shape) == _tolerance(outer[0].shape):
+        assert boundary_f(*inner) == boundary_f(*outer)
 
 
 @law(masks(count=4))
 def test_a_frame_is_its_objects_one_by_one(drawn):
-    pred, true = (np.select(drawn[k:k + 3], [1, 2, 3], 0).astype(np.uint8) for k in (0, 1))
+    pred, true = (np.select(drawn[k : k + 3], [1, 2, 3], 0).astype(np.uint8) for k in (0, 1))
     scores = score_frame(pred, true)
     assert list(scores) == sorted({*pred.flat, *true.flat} - {0})
-    for k, (j, f) in scores.items(): assert (j, f) == (jaccard(pred == k, true == k), boundary_f(pred == k, true == k))
+    for k, (j, f) in scores.items():
+        assert (j, f) == (jaccard(pred == k, true == k), boundary_f(pred == k, true == k))
 
 
 @law(masks())
@@ -173,13 +218,15 @@ def test_any_two_masks_as_in_vos_benchmark(pair):
     evaluator = pytest.importorskip('vos_benchmark.evaluator').Evaluator()
     pred, true = (mask.astype(np.uint8) for mask in pair)
     evaluator.feed_frame(pred, true)
-    theirs = {k: (evaluator.object_iou[k][0], evaluator.boundary_f[k][0]) for k in evaluator.object_iou}
+    theirs = {
+        k: (evaluator.object_iou[k][0], evaluator.boundary_f[k][0]) for k in evaluator.object_iou
+    }
     assert score_frame(pred, true) == theirs
 
 
 @law(masks(count=4), st.permutations([1, 2, 3]))
 def test_names_of_objects_do_not_matter(drawn, order):
-    pred, true = (np.select(drawn[k:k + 3], [1, 2, 3], 0) for k in (0, 1))
+    pred, true = (np.select(drawn[k : k + 3], [1, 2, 3], 0) for k in (0, 1))
     renamed = np.array([0, *order])
     scores, again = score_frame(pred, true), score_frame(renamed[pred], renamed[true])
     assert again == {order[k - 1]: score for k, score in scores.items()}
@@ -190,12 +237,14 @@ def test_empty_masks():
     assert jaccard(empty, empty) == 1 and jaccard(empty, some) == jaccard(some, empty) == 0
     assert boundary_f(empty, empty) == 1 and boundary_f(empty, some) == boundary_f(some, empty) == 0
     assert boundary_f(full, empty) == 1 and jaccard(full, empty) == 0  # neither has a boundary
-    for shape in ((1, 1), (1, 7), (7, 1)): assert boundary_f(np.ones(shape), np.zeros(shape)) == 1
+    for shape in ((1, 1), (1, 7), (7, 1)):
+        assert boundary_f(np.ones(shape), np.zeros(shape)) == 1
 
 
 def test_void_alone_is_no_object():
     nothing, void = np.zeros((4, 5), int), np.full((4, 5), 255)
-    for pred, true in ((nothing, void), (void, nothing), (void, void), (nothing, nothing)): assert score_frame(pred, true) == {}
+    for pred, true in ((nothing, void), (void, nothing), (void, void), (nothing, nothing)):
+        assert score_frame(pred, true) == {}
 
 
 def test_the_tolerance_may_be_given():
@@ -212,53 +261,63 @@ def test_far_apart_is_zero():
 
 
 def test_tensors_and_numbers_are_masks_too():
-    true = torch.zeros(6, 8); true[2:4, 2:5] = 0.3
+    true = torch.zeros(6, 8)
+    true[2:4, 2:5] = 0.3
     assert jaccard(true, true.numpy() * 7) == boundary_f(true > 0, true.long() + (true > 0)) == 1
 
 
 @pytest.mark.parametrize('score', [jaccard, boundary_f])
-@pytest.mark.parametrize('shapes', [((4, 5), (5, 4)), ((4, 5), (4, 1)), ((1, 4, 5), (1, 4, 5)), ((4,), (4,))])
+@pytest.mark.parametrize(
+    'shapes', [((4, 5), (5, 4)), ((4, 5), (4, 1)), ((1, 4, 5), (1, 4, 5)), ((4,), (4,))]
+)
 def test_shapes_are_checked(score, shapes):
-    with pytest.raises(ValueError) as error: score(*map(np.zeros, shapes))
+    with pytest.raises(ValueError) as error:
+        score(*map(np.zeros, shapes))
     assert all(str(shape) in str(error.value) for shape in shapes)
 
 
 # ---- over time ----
 
+
 @pytest.mark.parametrize('length', [*range(1, 40), 78, 256, 257, 300, 1000, 70_000])
 def test_quarters_as_defined(length):
-    edges = [int(np.floor(1 + (length - 1) * k / 4 + 0.5)) - 1 for k in range(5)]  # halves are rounded up
-    assert quarters(length) == [slice(a, b + 1) for a, b in zip(edges, edges[1:])]
-    assert quarters(length)[0].start == 0 and quarters(length)[-1].stop == length
+    edges = [
+        int(np.floor(1 + (length - 1) * k / 4 + 0.5)) - 1 for k in range(5)
+    ]  # halves are rounded up
+    assert _quarter_edges(length).tolist() == edges
+    assert edges[0] == 0 and edges[-1] == length - 1
 
 
 def test_decay_of_300_frames():
     values = np.linspace(1, 0, 300)
     by_hand = sum(values[:76]) / 76 - sum(values[224:]) / 76
-    assert abs(statistics(values).decay - by_hand) < 1e-12 and by_hand > 0.7
+    assert abs(statistics(values)[2] - by_hand) < 1e-12 and by_hand > 0.7
     values = np.r_[np.ones(257), np.zeros(43)]  # in 8 bits, the last quarter would be empty
-    assert abs(statistics(values).decay - (1 - (257 - 224) / 76)) < 1e-12
+    assert abs(statistics(values)[2] - (1 - (257 - 224) / 76)) < 1e-12
 
 
 def test_recall_is_strict():
-    assert statistics([0.5, 0.5, 0.6, 0.4]).recall == 0.25
+    assert statistics([0.5, 0.5, 0.6, 0.4])[1] == 0.25
     assert statistics([0.7]) == (0.7, 1, 0)
 
 
 @law(st.lists(st.floats(0, 1), min_size=1, max_size=300))
 def test_reversed_video_has_the_opposite_decay(values):
     forth, back = statistics(values), statistics(values[::-1])
-    assert abs(forth.mean - back.mean) < 1e-9 and forth.recall == back.recall
-    first, _, _, last = quarters(len(values))
-    if last.stop - last.start == first.stop: assert abs(forth.decay + back.decay) < 1e-9
+    assert abs(forth[0] - back[0]) < 1e-9 and forth[1] == back[1]
+    edges = _quarter_edges(len(values))
+    if edges[4] - edges[3] == edges[1]:
+        assert abs(forth[2] + back[2]) < 1e-9
 
 
 @pytest.mark.parametrize('values', [[], [0.1, float('nan')], [float('inf')], [[0.1], [0.2]], None])
 def test_statistics_refuse(values):
-    with pytest.raises(ValueError, match='finite'): statistics(values)
+    with pytest.raises(ValueError, match='finite'):
+        statistics(values)
 
 
 # ---- folders ----
+
 
 def save(path, ids, mode=None):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,8 +329,9 @@ def clip(folder, frames=6, value=1, shift=0, second=None):
     "Masks of a square that moves; `second` is the id of another that rests."
     for k in range(frames):
         ids = np.zeros((30, 40), np.uint8)
-        if second: ids[20:28, 5:12] = second
-        ids[5:15, 5 + k + shift:15 + k + shift] = value
+        if second:
+            ids[20:28, 5:12] = second
+        ids[5:15, 5 + k + shift : 15 + k + shift] = value
         save(folder / f'{k:05d}.png', ids)
     return folder
 
@@ -300,13 +360,22 @@ def test_a_root_and_one_sequence_agree(tmp_path):
     assert (one.objects[0].j == both.objects[0].j).all() and (one.objects[0].j == 80 / 120).all()
     chosen = evaluate(tmp_path / 'pred', tmp_path / 'true', ['bee'])
     assert [scores.name for scores in chosen.objects] == ['bee_1', 'bee_2']
-    assert chosen.summary() == {'J&F-Mean': 1, 'J-Mean': 1, 'J-Recall': 1, 'J-Decay': 0, 'F-Mean': 1, 'F-Recall': 1, 'F-Decay': 0}
+    assert chosen.summary() == {
+        'J&F-Mean': 1,
+        'J-Mean': 1,
+        'J-Recall': 1,
+        'J-Decay': 0,
+        'F-Mean': 1,
+        'F-Recall': 1,
+        'F-Decay': 0,
+    }
 
 
 @pytest.mark.parametrize('values', [(1, 255), (255, 1), (255, 255)])
 def test_255_alone_is_object_1(tmp_path, values):
-    for folder, value in zip(('pred', 'true'), values): clip(tmp_path / folder, value=value)
-    scores, = evaluate(tmp_path / 'pred', tmp_path / 'true').objects
+    for folder, value in zip(('pred', 'true'), values):
+        clip(tmp_path / folder, value=value)
+    (scores,) = evaluate(tmp_path / 'pred', tmp_path / 'true').objects
     assert scores.object_id == 1 and (scores.j == 1).all() and (scores.f == 1).all()
 
 
@@ -314,8 +383,14 @@ def test_255_beside_ids_is_void(tmp_path):
     clip(tmp_path / 'pred', value=2, second=1)
     for k in range(6):
         ids = np.array(Image.open(clip(tmp_path / 'pred', value=2, second=1) / f'{k:05d}.png'))
-        save(tmp_path / 'true' / f'{k:05d}.png', np.where((ids == 2) & (np.arange(40) > 10 + k), 255, ids))
-    assert all((scores.j == 1).all() and (scores.f == 1).all() for scores in evaluate(tmp_path / 'pred', tmp_path / 'true').objects)
+        save(
+            tmp_path / 'true' / f'{k:05d}.png',
+            np.where((ids == 2) & (np.arange(40) > 10 + k), 255, ids),
+        )
+    assert all(
+        (scores.j == 1).all() and (scores.f == 1).all()
+        for scores in evaluate(tmp_path / 'pred', tmp_path / 'true').objects
+    )
 
 
 @pytest.mark.parametrize('side', ['true', 'pred'])
@@ -324,7 +399,7 @@ def test_a_frame_of_255_alone_is_void_where_another_frame_has_ids(tmp_path, side
         clip(tmp_path / folder, value=2)
     files = sorted((tmp_path / side).iterdir())
     save(files[2], np.array(Image.open(files[2])) // 2 * 255)
-    scores, = evaluate(tmp_path / 'pred', tmp_path / 'true').objects
+    (scores,) = evaluate(tmp_path / 'pred', tmp_path / 'true').objects
     assert scores.object_id == 2
     assert scores.j.tolist() == ([1, 0, 1, 1] if side == 'pred' else [1, 1, 1, 1])
     for file in files:
@@ -338,12 +413,13 @@ def test_an_unscored_mask_tells_void_from_objects_too(tmp_path):
         clip(tmp_path / folder, value=3)
     for k in range(1, 6):
         save(tmp_path / 'true' / f'{k:05d}.png', np.full((30, 40), 255))
-    scores, = evaluate(tmp_path / 'pred', tmp_path / 'true').objects
+    (scores,) = evaluate(tmp_path / 'pred', tmp_path / 'true').objects
     assert scores.object_id == 3 and scores.j.tolist() == [1] * 4
 
 
 def test_void_in_a_prediction_claims_nothing():
-    true = np.array([[0, 1, 2, 2]]); pred = np.array([[255, 1, 2, 255]])
+    true = np.array([[0, 1, 2, 2]])
+    pred = np.array([[255, 1, 2, 255]])
     assert {k: j for k, (j, _) in score_frame(pred, true).items()} == {1: 1, 2: 0.5}
 
 
@@ -353,7 +429,9 @@ def test_ids_keep_their_gaps_and_16_bits(tmp_path):
         for path in (tmp_path / folder).glob('*.png'):
             Image.fromarray(np.array(Image.open(path)).astype(np.uint16) * 100).save(path)
     result = evaluate(tmp_path / 'pred', tmp_path / 'true')
-    assert [scores.object_id for scores in result.objects] == [300, 700] and result.summary()['J&F-Mean'] == 1
+    assert [scores.object_id for scores in result.objects] == [300, 700] and result.summary()[
+        'J&F-Mean'
+    ] == 1
 
 
 def test_absent_objects(tmp_path):
@@ -368,15 +446,19 @@ def test_absent_objects(tmp_path):
 def test_only_scored_frames_are_needed(tmp_path):
     clip(tmp_path / 'true', frames=12)
     clip(tmp_path / 'pred', frames=20)
-    for name in ('00000.png', '00011.png'): (tmp_path / 'pred' / name).unlink()
+    for name in ('00000.png', '00011.png'):
+        (tmp_path / 'pred' / name).unlink()
     (tmp_path / 'true/.hidden.png').touch()
     assert len(evaluate(tmp_path / 'pred', tmp_path / 'true').objects[0].j) == 10
 
 
 def test_frames_in_the_order_of_their_numbers(tmp_path):
     for folder in ('pred', 'true'):
-        for k in range(12): save(tmp_path / folder / f'{k}.png', np.eye(5, 5, k % 3))
-    assert evaluate(tmp_path / 'pred', tmp_path / 'true').objects[0].frames == tuple(f'{k}.png' for k in range(1, 11))
+        for k in range(12):
+            save(tmp_path / folder / f'{k}.png', np.eye(5, 5, k % 3))
+    assert evaluate(tmp_path / 'pred', tmp_path / 'true').objects[0].frames == tuple(
+        f'{k}.png' for k in range(1, 11)
+    )
 
 
 @pytest.mark.parametrize('workers', [1, 2])
@@ -386,7 +468,7 @@ def test_all_objects_as_one(tmp_path, workers):
     clip(tmp_path / 'one', second=1)
     for names in (('two', 'one'), ('one', 'two'), ('two', 'two')):
         folders = [tmp_path / name for name in names]
-        scores, = evaluate(*folders, workers=workers, single=True).objects
+        (scores,) = evaluate(*folders, workers=workers, single=True).objects
         assert scores.object_id == 1 and scores.j.tolist() == scores.f.tolist() == [1] * 4
     with pytest.raises(ValueError, match=r'got object 2; .* say single \(--single\)$'):
         evaluate(tmp_path / 'two', tmp_path / 'one', workers=workers)
@@ -401,7 +483,7 @@ def test_void_is_void_where_all_objects_are_one(tmp_path):
         ids = np.array(Image.open(tmp_path / 'pred' / f'{k:05d}.png'))
         unsure = (ids == 5) & (np.arange(40) < 8)
         save(tmp_path / 'true' / f'{k:05d}.png', np.where(unsure, 255, ids))
-    scores, = evaluate(tmp_path / 'pred', tmp_path / 'true', single=True).objects
+    (scores,) = evaluate(tmp_path / 'pred', tmp_path / 'true', single=True).objects
     assert scores.j.tolist() == [1] * 4
 
 
@@ -419,7 +501,9 @@ def test_of_many_objects_a_few_are_named(tmp_path):
     for k in range(4):
         save(tmp_path / 'true' / f'{k}.png', np.arange(1, 9).reshape(2, 4))
         save(tmp_path / 'pred' / f'{k}.png', np.full((2, 4), 2))
-    with pytest.warns(UserWarning, match='no mask shows true_1, true_3, true_4, true_5, true_6, ...;'):
+    with pytest.warns(
+        UserWarning, match='no mask shows true_1, true_3, true_4, true_5, true_6, ...;'
+    ):
         evaluate(tmp_path / 'pred', tmp_path / 'true')
 
 
@@ -439,6 +523,7 @@ def test_sequences_without_a_scored_frame_are_left_out(tmp_path, workers):
 
 
 # ---- refusals: each names the file and both values ----
+
 
 def test_missing_frame(pair):
     (pair[0] / '00003.png').unlink()
@@ -469,36 +554,63 @@ def test_broken_file(pair):
 
 
 def test_folders(pair, tmp_path):
-    (tmp_path / 'empty').mkdir(); (tmp_path / 'file').touch()
-    refused((tmp_path / 'nowhere', pair[1]), tmp_path / 'nowhere', 'nothing')
-    refused((tmp_path / 'file', pair[1]), tmp_path / 'file', 'a file')
-    refused((pair[0], tmp_path / 'empty'), tmp_path / 'empty', 'found neither')
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'file').touch()
+    refused(
+        (tmp_path / 'nowhere', pair[1]), tmp_path / 'nowhere/00001.png', 'no such mask', 'got 0'
+    )
+    refused((pair[0], tmp_path / 'nowhere'), tmp_path / 'nowhere', 'found none')
+    refused((tmp_path / 'file', pair[1]), tmp_path / 'file/00001.png', 'no such mask')
+    refused((pair[0], tmp_path / 'file'), tmp_path / 'file', 'found none')
+    refused((pair[0], tmp_path / 'empty'), tmp_path / 'empty', 'found none')
 
 
 def test_missing_sequence(tmp_path):
-    for name in ('ant', 'bee'): clip(tmp_path / 'true' / name)
+    for name in ('ant', 'bee'):
+        clip(tmp_path / 'true' / name)
     clip(tmp_path / 'pred/ant')
-    refused((tmp_path / 'pred', tmp_path / 'true'), tmp_path / 'pred/bee/00001.png', 'no such mask', 'got 0')
+    refused(
+        (tmp_path / 'pred', tmp_path / 'true'),
+        tmp_path / 'pred/bee/00001.png',
+        'no such mask',
+        'got 0',
+    )
     pred, true = tmp_path / 'pred', tmp_path / 'true'
     refused((pred, true, ['ant', 'wasp']), true / 'wasp', 'found none')
 
 
 # ---- tables ----
 
+
 def test_tables(pair, tmp_path):
     result = evaluate(*pair)
     metrics.write_csv(result, tmp_path / 'new/tables')
     metrics.write_csv(result, tmp_path / 'new/tables')  # again, over the old ones
-    assert sorted(path.name for path in (tmp_path / 'new/tables').iterdir()) == ['global_results.csv', 'per-sequence_results.csv']
-    with open(tmp_path / 'new/tables/global_results.csv') as file: row, = csv.DictReader(file)
-    assert list(row) == ['J&F-Mean', 'J-Mean', 'J-Recall', 'J-Decay', 'F-Mean', 'F-Recall', 'F-Decay']
+    assert sorted(path.name for path in (tmp_path / 'new/tables').iterdir()) == [
+        'global_results.csv',
+        'per-sequence_results.csv',
+    ]
+    with open(tmp_path / 'new/tables/global_results.csv') as file:
+        (row,) = csv.DictReader(file)
+    assert list(row) == [
+        'J&F-Mean',
+        'J-Mean',
+        'J-Recall',
+        'J-Decay',
+        'F-Mean',
+        'F-Recall',
+        'F-Decay',
+    ]
     assert {name: float(value) for name, value in row.items()} == result.summary()
-    assert (tmp_path / 'new/tables/per-sequence_results.csv').read_text() == 'Sequence,J-Mean,F-Mean\ntrue_1,1.000000,1.000000\n'
+    assert (
+        tmp_path / 'new/tables/per-sequence_results.csv'
+    ).read_text() == 'Sequence,J-Mean,F-Mean\ntrue_1,1.000000,1.000000\n'
 
 
 def test_tables_need_a_folder(pair, tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(ValueError, match='file'): metrics.write_csv(evaluate(*pair), tmp_path / 'file')
+    with pytest.raises(ValueError, match='file'):
+        metrics.write_csv(evaluate(*pair), tmp_path / 'file')
 
 
 def test_table_of_other_numbers(pair, tmp_path):
@@ -507,35 +619,47 @@ def test_table_of_other_numbers(pair, tmp_path):
 
 
 def test_plot(pair, tmp_path):
-    ax, = metrics.plot_over_time(evaluate(*pair)).axes
+    (ax,) = metrics.plot_over_time(evaluate(*pair)).axes
     solid, dotted = ax.lines
     assert solid.get_label() == 'true_1' and ax.get_xlabel() == 'scored frame'
-    assert solid.get_xydata().tolist() == dotted.get_xydata().tolist() == [[k, 1] for k in range(1, 5)]
+    assert (
+        solid.get_xydata().tolist() == dotted.get_xydata().tolist() == [[k, 1] for k in range(1, 5)]
+    )
     open_before = plt.get_fignums()
     metrics.plot_over_time(evaluate(*pair), tmp_path / 'curves.png')
     assert Image.open(tmp_path / 'curves.png').format == 'PNG' and plt.get_fignums() == open_before
-    with pytest.raises(ValueError, match='nowhere'): metrics.plot_over_time(evaluate(*pair), tmp_path / 'nowhere/curves.png')
+    with pytest.raises(ValueError, match='nowhere'):
+        metrics.plot_over_time(evaluate(*pair), tmp_path / 'nowhere/curves.png')
 
 
 def test_plot_has_a_panel_a_sequence(tmp_path):
-    for name in 'abcd': clip(tmp_path / 'pred' / name, second=2), clip(tmp_path / 'true' / name, second=2)
+    for name in 'abcd':
+        clip(tmp_path / 'pred' / name, second=2), clip(tmp_path / 'true' / name, second=2)
     figure = metrics.plot_over_time(evaluate(tmp_path / 'pred', tmp_path / 'true'))
-    assert [[line.get_label() for line in ax.lines[::2]] for ax in figure.axes] == [[f'{name}_1', f'{name}_2'] for name in 'abcd']
+    assert [[line.get_label() for line in ax.lines[::2]] for ax in figure.axes] == [
+        [f'{name}_1', f'{name}_2'] for name in 'abcd'
+    ]
     plt.close(figure)
 
 
 # ---- YouTube-VOS ----
 
+
 @pytest.fixture
 def pond(tmp_path):
-    "Object 1 in frames 0 to 25, lost in the last two; object 2 enters in frame 10; object 3 is seen in the last frame only."
+    """Object 1 in frames 0 to 25, lost in the last two; object 2 enters in frame 10.
+
+    Object 3 is seen in the last frame only."""
     for k in range(0, 35, 5):
         true = np.zeros((30, 40), np.uint8)
         true[2:12, 2:12] = 1
-        if k >= 10: true[20:26, 10:30] = 2
-        if k == 30: true[15:18, 30:38] = 3
+        if k >= 10:
+            true[20:26, 10:30] = 2
+        if k == 30:
+            true[15:18, 30:38] = 3
         pred = np.where((true == 1) & (k < 25) | (true == 2) & (np.arange(40) < 20), true, 0)
-        if k < 10: pred[20:26, 10:30] = 2  # before it is given, object 2 may be anywhere
+        if k < 10:
+            pred[20:26, 10:30] = 2  # before it is given, object 2 may be anywhere
         save(tmp_path / f'true/pond/{k:05d}.png', true)
         save(tmp_path / f'pred/pond/{k:05d}.png', pred)
     return tmp_path / 'pred', tmp_path / 'true'
@@ -544,17 +668,38 @@ def pond(tmp_path):
 def test_objects_are_scored_after_their_first_frame(pond):
     (pond[0] / 'pond/00000.png').unlink()  # given, so not needed
     one, two = evaluate(*pond, protocol='youtube-vos').objects
-    assert one.frames == tuple(f'{k:05d}.png' for k in range(5, 35, 5)) and one.j.tolist() == [1, 1, 1, 1, 0, 0]
-    assert two.frames == tuple(f'{k:05d}.png' for k in range(15, 35, 5)) and two.j.tolist() == [0.5] * 4
+    assert one.frames == tuple(f'{k:05d}.png' for k in range(5, 35, 5)) and one.j.tolist() == [
+        1,
+        1,
+        1,
+        1,
+        0,
+        0,
+    ]
+    assert (
+        two.frames == tuple(f'{k:05d}.png' for k in range(15, 35, 5))
+        and two.j.tolist() == [0.5] * 4
+    )
     figure = metrics.plot_over_time(metrics.Result((one, two)))
-    assert figure.axes[0].lines[2].get_xdata().tolist() == [3, 4, 5, 6]  # where they lie among all scored frames
+    assert figure.axes[0].lines[2].get_xdata().tolist() == [
+        3,
+        4,
+        5,
+        6,
+    ]  # where they lie among all scored frames
     plt.close(figure)
 
 
 def test_davis_scores_the_same_folder_otherwise(pond):
     with pytest.warns(UserWarning, match='no mask shows pond_3'):
         one, two, three = evaluate(*pond).objects
-    assert len(one.j) == len(two.j) == len(three.j) == 5 and two.j.tolist() == [0, 1 / 2, 1 / 2, 1 / 2, 1 / 2]
+    assert len(one.j) == len(two.j) == len(three.j) == 5 and two.j.tolist() == [
+        0,
+        1 / 2,
+        1 / 2,
+        1 / 2,
+        1 / 2,
+    ]
 
 
 def test_overall_is_the_mean_of_four(pond):
@@ -568,9 +713,11 @@ def test_overall_is_the_mean_of_four(pond):
 
 def test_seen_and_unseen_are_refused_where_one_is_missing(pond):
     result = evaluate(*pond, protocol='youtube-vos')
-    with pytest.raises(ValueError, match='pond_2.* 1 other'): youtube_scores(result, {('pond', 1): True})
+    with pytest.raises(KeyError, match="'pond', 2"):
+        youtube_scores(result, {('pond', 1): True})
     for flag, counts in ((True, '2 and 0'), (False, '0 and 2')):
-        with pytest.raises(ValueError, match=counts): youtube_scores(result, {('pond', 1): flag, ('pond', 2): flag})
+        with pytest.raises(ValueError, match=counts):
+            youtube_scores(result, {('pond', 1): flag, ('pond', 2): flag})
 
 
 def test_objects_of_the_last_frame_alone_leave_nothing_to_score(pond):
@@ -583,30 +730,43 @@ def test_objects_of_the_last_frame_alone_leave_nothing_to_score(pond):
 
 
 def test_youtube_refusals(pond):
-    with pytest.raises(ValueError, match="'davis' or 'youtube-vos', got 'vos'"): evaluate(*pond, protocol='vos')
+    with pytest.raises(ValueError, match="'davis' or 'youtube-vos', got 'vos'"):
+        evaluate(*pond, protocol='vos')
     (pond[0] / 'pond/00030.png').unlink()  # the last frame is scored too
-    with pytest.raises(ValueError, match='pond/00030.png: no such mask; expected 6 .* got 5'): evaluate(*pond, protocol='youtube-vos')
-    for path in sorted((pond[1] / 'pond').iterdir())[1:]: path.unlink()
+    with pytest.raises(ValueError, match='pond/00030.png: no such mask; expected 6 .* got 5'):
+        evaluate(*pond, protocol='youtube-vos')
+    for path in sorted((pond[1] / 'pond').iterdir())[1:]:
+        path.unlink()
     with pytest.raises(ValueError, match='true: expected an object .*, found none in pond$'):
         evaluate(*pond, protocol='youtube-vos')
 
 
 # ---- several processes ----
 
+
 def test_workers_change_nothing(tmp_path):
     torch.ones(2000, 2000).mul(2)  # threads that a forked process does not have
     for name in ('ant', 'bee', 'cow'):
         clip(tmp_path / 'true' / name, frames=11, second=2)
         clip(tmp_path / 'pred' / name, frames=11, second=2, shift=len(name))
-    one, two = (evaluate(tmp_path / 'pred', tmp_path / 'true', workers=workers) for workers in (1, 2))
+    one, two = (
+        evaluate(tmp_path / 'pred', tmp_path / 'true', workers=workers) for workers in (1, 2)
+    )
     assert len(one.objects) == 6
     for ours, theirs in zip(one.objects, two.objects, strict=True):
-        assert (ours.name, ours.frames, *ours.j, *ours.f) == (theirs.name, theirs.frames, *theirs.j, *theirs.f)
+        assert (ours.name, ours.frames, *ours.j, *ours.f) == (
+            theirs.name,
+            theirs.frames,
+            *theirs.j,
+            *theirs.f,
+        )
 
 
 def test_workers_name_the_first_bad_file(pair):
-    for name in ('00002.png', '00004.png'): save(pair[0] / name, np.zeros((15, 40)))
-    with pytest.raises(ValueError) as error: evaluate(*pair, workers=2)
+    for name in ('00002.png', '00004.png'):
+        save(pair[0] / name, np.zeros((15, 40)))
+    with pytest.raises(ValueError) as error:
+        evaluate(*pair, workers=2)
     assert str(pair[0] / '00002.png') in str(error.value) and '(15, 40)' in str(error.value)
 
 
