@@ -328,8 +328,8 @@ def plot_over_time(
     groups = {}
     for scores in result.objects:
         groups.setdefault(scores.sequence, []).append(scores)
-    size = 6, 2.3 * len(groups)
-    figure, axes = plt.subplots(len(groups), figsize=size, layout='constrained', squeeze=False)
+    options = dict(figsize=(4.5, 2.3 * len(groups)), dpi=60, layout='constrained')
+    figure, axes = plt.subplots(len(groups), squeeze=False, **options)
     for ax, objects in zip(axes.flat, groups.values()):
         ax.set(xlabel='scored frame', ylabel='J, dotted F', ylim=(-0.02, 1.02))
         end = max(len(scores.j) for scores in objects) + 1
@@ -342,7 +342,7 @@ def plot_over_time(
         plt.close(figure)
         try:
             with write_then_rename(path) as temporary:
-                figure.savefig(temporary)
+                figure.savefig(temporary, dpi=150)
         except ValueError as error:
             raise ValueError(f'{path}: expected a name in .png, .svg or .pdf; {error}') from error
     return figure
