@@ -3,10 +3,10 @@
     [EOSVOS_DATA=...] .venv/bin/python benchmarks/metrics.py
 
 Lines `ratio NAME VALUE` give ours / peer, medians of alternating runs. `thread-...`: one thread,
-masks in memory; the values of all three are asserted to be equal. `folder-...`: whole folders in two
-processes each, reading the files and starting the processes included; the means of every object are
-asserted to be equal. The masks are published results on DAVIS where EOSVOS_DATA holds them, else
-masks of the demo clip and the same masks late and displaced.
+masks in memory; the values of all three are asserted to be equal. `folder-...`: whole folders in
+two processes each, reading the files and starting the processes included; the means of every
+object are asserted to be equal. The masks are published results on DAVIS where EOSVOS_DATA holds
+them, else masks of the demo clip and the same masks late and displaced.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""On a GPU: the same losses, gradients and masks as on the CPU, and training that can be interrupted.
+"""On a GPU: the same losses, gradients and masks as on the CPU, and training that can go on.
 
 Skipped where there is none."""
 
