@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eosvos.augment import affine, uniform, warp
 from eosvos.core import generator
 from eosvos.datasets import Sequence, davis
+from eosvos.fine_tuning import uniform, warp
 from eosvos.parent import HELD_OUT
 from eosvos.video import write_mask
 
@@ -32,8 +32,8 @@ def compose(base: Sequence, guest: Sequence, i: int, scale: float, flip: bool, r
     "Frame `i` with the guest laid over it: picture (3, H, W) in [0, 1]; ids (H, W), 1 is the base's object and 2 the guest."
     image, ids = base.image(i), (base.mask(i) > 0).to(torch.uint8)
     other, cut = guest.image(i), (guest.mask(i) > 0).float()[None]
-    matrix = affine(0.0, scale, flip, tuple(cut.shape[-2:]), tuple(ids.shape), (right, down))
-    other, share = warp(other, matrix, tuple(ids.shape)), warp(cut, matrix, tuple(ids.shape))  # (3, H, W), (1, H, W): soft at the border
+    size, place = tuple(ids.shape), dict(zoom=scale, flip=flip, shift=(right, down))
+    other, share = warp(other, size, **place), warp(cut, size, **place)  # (3, H, W), (1, H, W): soft at the border
     return image + share * (other - image), ids.masked_fill(share[0] >= 0.5, 2)
 
 
