@@ -63,10 +63,8 @@ class SegmentConfig:
     online: bool = False  # online adaptation (section 3.3)
     online_every: int = 5  # frames between two adaptations, I_OnA (section 4.2)
     online_iterations: int = 10  # inner steps of each, T_OnA (section 4.2)
-    # which past frames they learn from, see the table below
-    online_frames: Literal['released', 'submission', 'paper'] = 'released'
-    # where they start: at the first frame's weights (the paper), at theta 0, or where they are
-    online_reset: Literal['first', 'initial', 'none'] = 'first'
+    online_frames: Literal['released', 'submission', 'paper'] = 'released'  # that are learned
+    online_reset: Literal['first', 'initial', 'none'] = 'first'  # the weights that it starts from
     nearness: float = 0.0  # share of the rank that the IoU with the last box decides (paper: 0)
     max_growth: float = 0.0  # a box so many times larger is another thing; 0: believed (the paper)
     fill: float = 0.0  # share of a search window's side that the last box fills; 0: whole frames

@@ -171,7 +171,7 @@ def test_a_shift_goes_right_and_down():
 
 
 def test_a_view_moves_by_its_share_of_each_side():
-    "A fifth of 40 x 200 pixels: up to 8 down or up, up to 40 right or left, and at times nearly so."
+    "A fifth of 40 x 200 pixels: up to 8 down or up, up to 40 right or left, and nearly reached."
     scene, config = (
         picture((40, 200), (95, 15, 105, 25)),
         AugmentConfig(flip=0, angle=0, scale=(1, 1), shift=0.2),
