@@ -1,9 +1,11 @@
-"""Segment a few frames on a machine that is busy with other work: threads that sleep while they wait, against threads that spin.
+"""Segment a few frames on a busy machine: threads that sleep while they wait, or that spin.
 
-    .venv/bin/python benchmarks/busy.py            # fifteen frames, as many busy processes as there are cores
+    .venv/bin/python benchmarks/busy.py    # fifteen frames, a busy process for each core
 
-Prints `ratio busy-sleeping-spinning VALUE`: the time with OMP_WAIT_POLICY=passive, which `import eosvos` sets, over the time without.
+Prints `ratio busy-sleeping-spinning VALUE`: the time with OMP_WAIT_POLICY=passive, which
+`import eosvos` sets, over the time without.
 """
+
 import argparse
 import os
 import shutil
@@ -24,16 +26,29 @@ def seconds(code, frames, out):
     "How long the command `segment` takes."
     names = 'OMP_WAIT_POLICY', 'OMP_NUM_THREADS', 'GOMP_SPINCOUNT'
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    command = [sys.executable, '-c', code, 'segment', frames, DEMO / 'masks/00000.png', '--out', out]
+    command = [
+        sys.executable,
+        '-c',
+        code,
+        'segment',
+        frames,
+        DEMO / 'masks/00000.png',
+        '--out',
+        out,
+    ]
     start = perf_counter()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return perf_counter() - start
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--frames', type=int, default=15)
-    parser.add_argument('--busy', type=int, default=os.cpu_count(), help='processes that do nothing but count')
+    parser.add_argument(
+        '--busy', type=int, default=os.cpu_count(), help='processes that do nothing but count'
+    )
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -47,7 +62,10 @@ def main():
         finally:
             for process in busy:
                 process.kill()
-    print(f'{arguments.frames} frames beside {arguments.busy} busy processes: {ours:.1f} s sleeping, {peer:.1f} s spinning')
+    print(
+        f'{arguments.frames} frames beside {arguments.busy} busy processes: '
+        f'{ours:.1f} s sleeping, {peer:.1f} s spinning'
+    )
     print(f'ratio busy-sleeping-spinning {ours / peer:.3f}')
 
 

@@ -20,7 +20,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from eosvos.boxes import box_iou
 from eosvos.core import generator, masks_to_boxes
-from eosvos.inner_sgd import initial_weights, inner_step
+from eosvos.fine_tuning import initial_weights, inner_step
 from eosvos.small import PAPER, ModelConfig, build
 
 H, W = 480, 854  # of the image, pixels: DAVIS at 480p, which both resize and pad to 768 x 1344

@@ -31,9 +31,8 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from eosvos.augment import AugmentConfig
 from eosvos.core import demo_frame, generator, write_then_rename
-from eosvos.inner_sgd import Batch, FineTuneConfig, Rates, Weights, as_target, initial_weights, learning_rates, views
+from eosvos.fine_tuning import AugmentConfig, Batch, FineTuneConfig, Rates, Weights, as_target, augmented_batches, initial_weights, learning_rates
 from eosvos.mask_rcnn import PAPER, ImageConfig
 from eosvos.meta import MetaGradient, meta_gradient, unrolled_meta_gradient
 from eosvos.small import build
@@ -79,7 +78,7 @@ def make_task(
     if name == 'small': model, _ = load_model('small')
     else: model = build(replace(PAPER, image=ImageConfig(min_side=96, max_side=160), roi=replace(PAPER.roi, samples=8)))
     (image, ids), (later, later_ids) = demo_frame(0), demo_frame(12)
-    copies = list(views(image, ids == 1, FineTuneConfig(min(steps, VIEWS), 1, view=AugmentConfig(angle=10)), KEY))
+    copies = list(augmented_batches(image, ids == 1, FineTuneConfig(min(steps, VIEWS), 1, view=AugmentConfig(angle=10)), KEY))
     weights = initial_weights(model)
     rates = learning_rates(weights, value=LR)
     return Task(model, weights, rates, [copies[t % VIEWS] for t in range(steps)], ([later], [as_target(later_ids == 1)]))

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eosvos.augment import affine, uniform, warp
 from eosvos.core import generator
 from eosvos.datasets import HELD_OUT, Sequence, davis
+from eosvos.fine_tuning import uniform, warp
 from eosvos.video import write_mask
 
 LIST = Path(__file__).with_name('instance_test.csv')
@@ -46,10 +46,10 @@ def compose(
     "Frame `i` with the guest over it: picture (3, H, W) in [0, 1]; ids (H, W), 2 is the guest."
     image, ids = base.image(i), (base.mask(i) > 0).to(torch.uint8)
     other, cut = guest.image(i), (guest.mask(i) > 0).float()[None]
-    matrix = affine(0.0, scale, flip, tuple(cut.shape[-2:]), tuple(ids.shape), (right, down))
+    size, place = tuple(ids.shape), dict(zoom=scale, flip=flip, shift=(right, down))
     other, share = (
-        warp(other, matrix, tuple(ids.shape)),
-        warp(cut, matrix, tuple(ids.shape)),
+        warp(other, size, **place),
+        warp(cut, size, **place),
     )  # (3, H, W), (1, H, W): soft at the border
     return image + share * (other - image), ids.masked_fill(share[0] >= 0.5, 2)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .core import generator
-from .inner_sgd import Batch, Rates, Weights, descend, leaves, loss_gradient, losses_with
+from .fine_tuning import Batch, Rates, Weights, leaves, loss_gradient, losses_with, sgd_step
 
 # %% ../nbs/20_meta.ipynb #88d454dc
 @dataclass
@@ -147,6 +147,6 @@ def meta_gradient(
             model, fast, batches[t], clip, generator(*key, 'sample', t)
         )
         torch._foreach_add_([sums[name] for name in gradients], list(gradients.values()))
-        descend(fast, gradients, rates)
+        sgd_step(fast, gradients, rates)
         inner.append(values)
         del gradients  # or they would be kept while the next are computed

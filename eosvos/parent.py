@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from .augment import AugmentConfig, augment, uniform
 from .core import check_range, generator, write_then_rename
 from .datasets import Sequence, davis, image_set, youtube_vos
+from .fine_tuning import AugmentConfig, augment, make_target, uniform
 from .follow import Tracker, follow_scores
-from .inner_sgd import make_target
 from .mask_rcnn import MaskRCNN
 from .runs import Processes, difference, keep, read_checkpoint, take_up
 from .small import SMALL, ModelConfig, build, lite0_names

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .augment import AugmentConfig, augment, uniform
 from .core import check_range, generator, masks_to_boxes
 from .datasets import Sequence
-from .follow import search_window
-from .inner_sgd import Batch, as_target
+from .fine_tuning import AugmentConfig, Batch, as_target, augment, search_window, uniform
 from .video import VOID
 
 # %% ../nbs/21_tasks.ipynb #1bac557d

@@ -21,11 +21,10 @@ import typer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .augment import AugmentConfig
 from .core import check_range, write_then_rename
 from .datasets import Sequence
-from .follow import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig, Tracker, follow_scores
-from eosvos.inner_sgd import (
+from eosvos.fine_tuning import (
+    AugmentConfig,
     Batch,
     Rates,
     Weights,
@@ -33,6 +32,7 @@ from eosvos.inner_sgd import (
     initial_weights,
     learning_rates,
 )
+from .follow import PAPER_SEGMENT, SMALL_SEGMENT, SegmentConfig, Tracker, follow_scores
 from .meta import MetaGradient, meta_gradient
 from .parent import HELD_OUT, ParentConfig, train_parent, training_sets
 from eosvos.runs import (

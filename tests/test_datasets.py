@@ -16,8 +16,8 @@ from PIL import Image
 from torch import nn
 
 from eosvos.datasets import Sequence, davis, folders, image_set, youtube_vos
+from eosvos.fine_tuning import FineTuneConfig
 from eosvos.follow import SegmentConfig, Tracker, follow
-from eosvos.inner_sgd import FineTuneConfig
 from eosvos.mask_rcnn import ImageConfig
 from eosvos.tasks import TaskConfig, Tasks
 from eosvos.train import read_config

@@ -11,15 +11,15 @@ from typer.testing import CliRunner
 
 from eosvos import cli
 from eosvos.core import DEMO, demo_frame, generator
-from eosvos.follow import follow, load
-from eosvos.inner_sgd import (
+from eosvos.fine_tuning import (
     FineTuneConfig,
     as_target,
+    augmented_batches,
     initial_weights,
     learning_rates,
     loss_gradient,
-    views,
 )
+from eosvos.follow import follow, load
 from eosvos.lovasz import lovasz_hinge
 from eosvos.meta import meta_gradient
 from eosvos.metrics import jaccard
@@ -68,7 +68,7 @@ def lesson():
     image, mask = image[:, ::2, ::2], mask[::2, ::2] == 1
     batches = [
         moved(b, 'cpu', torch.float64)
-        for b in views(image, mask, FineTuneConfig(iterations=2), ('gpu',))
+        for b in augmented_batches(image, mask, FineTuneConfig(iterations=2), ('gpu',))
     ]
     model = model.double()
     weights = initial_weights(model)

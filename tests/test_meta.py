@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eosvos.augment import AugmentConfig
 from eosvos.core import demo_frame, generator
-from eosvos.inner_sgd import LEVELS, FineTuneConfig, as_target, fine_tune, initial_weights, learning_rates, loss_gradient, views
+from eosvos.fine_tuning import LEVELS, AugmentConfig, FineTuneConfig, as_target, augmented_batches, fine_tune, initial_weights, learning_rates, loss_gradient
 from eosvos.meta import meta_gradient, unrolled_meta_gradient
 from eosvos.weights import load_model
 
@@ -296,7 +295,7 @@ def small():
     image, later = (o[:, ::4, ::4].double() for o in (image, later))
     config = FineTuneConfig(iterations=2, batch=2, view=AugmentConfig(angle=10))
     start = initial_weights(model)
-    return model, start, rates_of(start, value=1e-3), list(views(image, (ids == 1)[::4, ::4], config, KEY)), later, (later_ids == 1)[::4, ::4]
+    return model, start, rates_of(start, value=1e-3), list(augmented_batches(image, (ids == 1)[::4, ::4], config, KEY)), later, (later_ids == 1)[::4, ::4]
 
 
 @pytest.mark.parametrize('clip, shares', [(5.0, {1: 0.4, 2: 0.6}), (None, None)])

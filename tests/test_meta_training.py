@@ -12,7 +12,7 @@ from conftest import demo_set
 from eosvos import follow, train
 from eosvos.core import DEMO, demo_frame
 from eosvos.datasets import Sequence
-from eosvos.inner_sgd import as_target, initial_weights, learning_rates
+from eosvos.fine_tuning import as_target, initial_weights, learning_rates
 from eosvos.runs import Processes, read_log
 from eosvos.small import PAPER, SMALL, build
 from eosvos.tasks import Task

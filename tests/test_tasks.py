@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from eosvos.augment import AugmentConfig
 from eosvos.core import generator
 from eosvos.datasets import folders
+from eosvos.fine_tuning import AugmentConfig
 from eosvos.tasks import Pair, TaskConfig, Tasks, focus, make_task, paste, shown
 
 STILL = AugmentConfig(flip=0, angle=0, scale=(1, 1))

@@ -12,9 +12,9 @@ from conftest import demo_set
 from test_meta_training import THIN, thin_file
 
 from eosvos import runs
-from eosvos.augment import AugmentConfig
 from eosvos.core import DEMO, generator
 from eosvos.datasets import Sequence
+from eosvos.fine_tuning import AugmentConfig
 from eosvos.follow import SMALL_SEGMENT, Tracker, follow_scores
 from eosvos.parent import ParentConfig, ParentRun, Pictures, rate, train_parent
 from eosvos.runs import Processes, own_device
