@@ -85,6 +85,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'eosvos.datasets.davis': ('datasets.html#davis', 'eosvos/datasets.py'),
                                  'eosvos.datasets.folders': ('datasets.html#folders', 'eosvos/datasets.py'),
                                  'eosvos.datasets.image_set': ('datasets.html#image_set', 'eosvos/datasets.py'),
+                                 'eosvos.datasets.training_sets': ('datasets.html#training_sets', 'eosvos/datasets.py'),
                                  'eosvos.datasets.youtube_vos': ('datasets.html#youtube_vos', 'eosvos/datasets.py')},
             'eosvos.follow': { 'eosvos.follow.Follower': ('follow.html#follower', 'eosvos/follow.py'),
                                'eosvos.follow.Follower.__init__': ('follow.html#follower.__init__', 'eosvos/follow.py'),
