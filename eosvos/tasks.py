@@ -67,18 +67,6 @@ class Pair:
     # and masks (H, W) uint8 of 1 = object, 0 = background, VOID = unknown
     frames: list[tuple[Tensor, Tensor]]
 
-
-def _mask_of(
-    k: int,  # the object
-    ids: Tensor,  # (H, W) uint8
-    min_pixels: int,
-) -> Tensor | None:  # (H, W) uint8, see `Pair`; None: fewer pixels
-    "The mask of an object, if there is enough of it."
-    mask = ids == k
-    if mask.sum() < min_pixels:
-        return None
-    return mask.to(torch.uint8).masked_fill(ids == VOID, VOID)
-
 # %% ../nbs/21_tasks.ipynb #bb7ec921
 class Tasks(Dataset):
     "An endless stream of tasks: number i is the same on every machine, in any order."
@@ -90,29 +78,10 @@ class Tasks(Dataset):
         seed: int = 1,
     ):
         self.config, self.seed, self.objects = config, seed, {}
-        self.kept, self.room = {}, 1e9  # decoded frames; bytes
         for name, _ in config.set_weights:
-            if not sets.get(name):
-                raise ValueError(f'set_weights: expected names among {sorted(sets)}, got {name!r}')
-            self.objects[name] = [(s, k) for s in sets[name] for k in s.ids]
+            self.objects[name] = [(s, k) for s in sets.get(name, []) for k in s.ids]
             if not self.objects[name]:
-                raise ValueError(f'set_weights: expected objects in {name}, found none')
-
-    def read(
-        self,
-        sequence: Sequence,
-        i: int,  # number of a frame that has a mask
-    ) -> tuple[Tensor, Tensor]:  # (3, H, W) in [0, 1]; (H, W) uint8 ids
-        "A frame and its ids. ValueError where they cannot be read."
-        key = sequence.masks[i]
-        if key in self.kept:
-            image, ids = self.kept[key]
-        else:
-            image, ids = (255 * sequence.image(i)).round().byte(), sequence.mask(i).byte()
-            self.room -= image.numel() + ids.numel()
-            if self.room >= 0:
-                self.kept[key] = image, ids
-        return image.float() / 255, ids
+                raise ValueError(f'expected objects in {name}, found none; sets: {sorted(sets)}')
 
     def frame(
         self,
@@ -126,10 +95,10 @@ class Tasks(Dataset):
             i = numbers[torch.randint(len(numbers), (), generator=rng).item()]
             if sequence.masks[i] is None:
                 continue
-            image, ids = self.read(sequence, i)
-            mask = _mask_of(k, ids, self.config.min_pixels)
-            if mask is not None:
-                return i, image, mask
+            ids = sequence.mask(i)
+            mask = (ids == k).byte()
+            if mask.sum() >= self.config.min_pixels:
+                return i, sequence.image(i), mask.masked_fill(ids == VOID, VOID)
         return None
 
     def pair(self, rng: torch.Generator) -> Pair:

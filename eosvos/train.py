@@ -30,7 +30,6 @@ from eosvos.runs import (
     Run,
     RunConfig,
     change,
-    difference,
     own_device,
     read_log,
     schedule,
@@ -147,10 +146,12 @@ class MetaRun(Run):
         self.weights = initial_weights(self.model)
         fresh = learning_rates(self.weights, config.level, config.rate, seed=config.seed)
         rates = load_rates(config.start) or fresh
-        shapes = [{n: tuple(r.shape) for n, r in o.items()} for o in (rates, fresh)]
-        if odd := difference(*shapes):
-            level = f'its learning rates are not of level {config.level!r}'
-            raise ValueError(f'{config.start}: {level}: {odd}')
+        if [r.shape for r in rates.values()] != [
+            fresh[name].shape for name in rates if name in fresh
+        ]:
+            raise ValueError(
+                f'{config.start}: its learning rates are not of level {config.level!r}'
+            )
         self.rates = {name: r.to(device) for name, r in rates.items()}
         self.rate_params = list(self.rates.values())  # what outer steps change
         if config.log_rates:
@@ -284,8 +285,7 @@ def _keep_best(
     path = run.out / 'validation.csv'
     scores = read_log(path, run.step - 1)
     write_log(path, ['step', 'seconds', 'J'], [*scores, [*run.rows[-1][:2], score]])
-    if score > run.best:
-        run.best = score
+    if all(score > float(row[2]) for row in scores):
         run.publish(run.out / 'best.safetensors', validation=f'{score:.4f}')
 
 # %% ../nbs/22_train.ipynb #a1477c2c
@@ -299,10 +299,8 @@ def train_meta(
     "Meta-train, or go on in `out`. FloatingPointError where all tasks of a step fail."
     processes, run = processes or Processes(), MetaRun(config, device)
     run.resume(out, processes)
-    held_out = []
-    if config.held_out and config.validate_every:
-        sets = training_sets(data, [name for name, _ in config.tasks.set_weights])
-        held_out = [s for found in sets.values() for s in found if s.name in config.held_out]
+    sets = training_sets(data, [name for name, _ in config.tasks.set_weights])
+    held_out = [s for found in sets.values() for s in found if s.name in config.held_out]
     for tasks in task_stream(config, data, processes, run.step):
         sums = outer_sums(run, tasks)
         processes.sum(sums)
@@ -312,17 +310,15 @@ def train_meta(
             raise FloatingPointError(text)
         torch._foreach_div_(sums, count)
         run.update(sums)
-        means = [total / count for total in losses]
         names = 'meta_loss', 'first_inner_loss', 'last_inner_loss'
-        run.log(dict(tasks=int(count)) | dict(zip(names, means, strict=True)))
-        validated = bool(held_out) and run.step % config.validate_every == 0
-        if validated:
+        means = {name: total / count for name, total in zip(names, losses, strict=True)}
+        stop = run.end_step(dict(tasks=int(count)) | means, processes)
+        if held_out and config.validate_every and run.step % config.validate_every == 0:
             score = validate(run, held_out, processes)
             if processes.rank == 0:
                 print(f'step {run.step}: held-out J {100 * score:.1f}', flush=True)
                 _keep_best(run, score)
-        run.save_progress(processes, validated)
-        if processes.stop:
+        if stop:
             break
     return run
 
