@@ -48,9 +48,9 @@ def own_device(
     name: str,  # 'auto' or 'cuda': every process its own GPU, where there are GPUs
 ) -> torch.device:  # the GPU that is meant from now on where none is named
     "Where this process computes. ValueError if the device is not there."
-    if name == 'auto' and torch.cuda.is_available():
-        name = 'cuda'
-    device = find_device(f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if name == 'cuda' else name)
+    if name in ('auto', 'cuda') and torch.cuda.is_available():
+        name = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    device = find_device(name)
     if device.type == 'cuda':
         torch.cuda.set_device(device)
     return device

@@ -193,7 +193,9 @@ def _paste(
     "Another object in all frames: the target, its opposite, or a part of it."
     joined = uniform(rng, 0, 1) < config.joined
     swapped = uniform(rng, 0, 1) < 0.5
-    link = 'with' if joined else ('under' if swapped else 'behind')
+    link = 'under' if swapped else 'behind'
+    if joined:
+        link = 'with'
     frames = []
     for (image, mask), (theirs, cut) in zip(pair.frames, other.frames, strict=True):
         theirs, cut = augment(theirs, cut[None], _MOVED, rng, tuple(mask.shape))

@@ -146,12 +146,9 @@ class MetaRun(Run):
         self.weights = initial_weights(self.model)
         fresh = learning_rates(self.weights, config.level, config.rate, seed=config.seed)
         rates = load_rates(config.start) or fresh
-        if [r.shape for r in rates.values()] != [
-            fresh[name].shape for name in rates if name in fresh
-        ]:
-            raise ValueError(
-                f'{config.start}: its learning rates are not of level {config.level!r}'
-            )
+        shapes = {name: r.shape for name, r in fresh.items()}
+        if {name: r.shape for name, r in rates.items()} != shapes:
+            raise ValueError(f'{config.start}: learning rates not of level {config.level!r}')
         self.rates = {name: r.to(device) for name, r in rates.items()}
         self.rate_params = list(self.rates.values())  # what outer steps change
         if config.log_rates:
@@ -203,8 +200,12 @@ class MetaRun(Run):
         "Write what is kept as a model that `load_model` and `load_rates` read."
         weights, rates = self.result()
         self.model.load_state_dict(weights, strict=False)
-        notes |= dict(stage='meta', start=Path(self.config.start).name)
-        notes |= dict(outer_steps=str(self.step), seed=str(self.config.seed))
+        notes |= dict(
+            stage='meta',
+            start=Path(self.config.start).name,
+            outer_steps=str(self.step),
+            seed=str(self.config.seed),
+        )
         save_weights(self.model, self.about, path, notes, rates=rates)
 
 # %% ../nbs/22_train.ipynb #43489ea9

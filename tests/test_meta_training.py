@@ -180,7 +180,7 @@ def test_rates_of_another_level_are_refused(lesson, tmp_path):
     rates = learning_rates(initial_weights(model), 'tensor')
     file = str(tmp_path / 'tensor.safetensors')
     save_weights(model, about, file, rates=rates)
-    with pytest.raises(ValueError, match="tensor.*: .* not of level 'neuron'"):
+    with pytest.raises(ValueError, match="tensor.*: learning rates not of level 'neuron'"):
         MetaRun(MetaConfig(start=file), torch.device('cpu'))
     run = MetaRun(MetaConfig(start=file, level='tensor'), torch.device('cpu'))
     assert all(torch.equal(r, rates[name]) for name, r in run.rates.items())
