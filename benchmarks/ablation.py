@@ -1,20 +1,28 @@
-"""The study of the small model: a table like the paper's Table 1, with every training and every measurement that it needs.
+"""The study of the small model: a table like the paper's Table 1, with all that it needs.
 
     export OMP_NUM_THREADS=1
-    .venv/bin/python benchmarks/ablation.py DATA                 # trains what is missing, then measures what is missing: hours
-    .venv/bin/python benchmarks/ablation.py DATA 'common-1*'     # only rows with such names, and the trainings they need
+    .venv/bin/python benchmarks/ablation.py DATA              # train and measure what is missing
+    .venv/bin/python benchmarks/ablation.py DATA 'common-1*'  # only for rows with such names
 
-DATA holds parts of DAVIS and sets of still pictures that no script lays out: notebook `26_study` says which, and how they were resized.
-The training of the parent needs the extra `train` besides.
+It takes many hours. DATA holds parts of DAVIS and sets of still pictures that no script lays out:
+notebook `26_study` says which, and how they were resized. The training of the parent needs the
+extra `train` besides.
 
-Two processes of one thread share each training and each measurement. What is interrupted goes on when called again. A measurement is one
-call of `eosvos benchmark`; its result is kept in `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched
-on the five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps the J of each. Rows of
-`common` are of the preset `small`; in rows of `neuron` the rates of a tensor take no common outer step. What the end of a row's name says:
-`bold`, the rate that the learned ones start from instead, which is also the best of the grid for fifty steps; `again`,
-other random draws while fine-tuning and following; `start`, the learned weights with the best single rate; `rates`, the learned rates with
-the parent's weights; `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count; `ona`, online adaptation.
+Two processes of one thread share each training and each measurement. What is interrupted goes on
+when called again. A measurement is one call of `eosvos benchmark`; its result is kept in
+`benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched on the
+five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps
+the J of each. Rows of `common` are of the preset `small`; in rows of `neuron` the rates of a
+tensor take no shared outer step. What the end of a row's name says:
+
+- `bold`: the rate that the learned ones start from, also the best of the grid for fifty steps;
+- `again`: other random draws while fine-tuning and following;
+- `start`: the learned weights with the best single rate;
+- `rates`: the learned rates with the parent's weights;
+- `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
+- `ona`: online adaptation.
 """
+
 import argparse
 import csv
 import shutil
@@ -27,47 +35,82 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from eosvos.datasets import davis
-from eosvos.follow import load, variant
-from eosvos.parent import HELD_OUT, grid_search
-from eosvos.train import read_config
+from eosvos.datasets import HELD_OUT, davis
+from eosvos.follow import follow_scores, load, variant
+from eosvos.train import PRESETS
 from eosvos.weights import load_model, load_rates, read_weights, save_weights
 
 RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
-SEED_2 = ['seed=2', 'tasks.seed=2']
-ALONE = ['common=0']  # every rate takes its own steps only, as in the paper
+SEED_2 = ['seed=2']
+ALONE = ['shared_step=0']  # every rate takes its own steps only, as in the paper
 BRIEF = ['small', 'steps=150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
-    'common-1': ['small'], 'common-2': ['small', *SEED_2],
-    'long-1': ['small', 'steps=800', 'validate=200'],  # twice the budget
-    'neuron-1': ['small', *ALONE], 'neuron-2': ['small', *ALONE, *SEED_2],
-    'further-1': ['small', *ALONE, 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
-    'rates-1': ['small', *ALONE, 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
-    'brief-common-1': BRIEF, 'brief-lovasz-1': BRIEF, 'brief-parameter-1': [*BRIEF, 'level=parameter'],
-    'brief-neuron-1': [*BRIEF, *ALONE], 'brief-neuron-2': [*BRIEF, *ALONE, *SEED_2],
-    'brief-model-1': [*BRIEF, *ALONE, 'level=model'], 'brief-model-2': [*BRIEF, *ALONE, 'level=model', *SEED_2],
+    'common-1': ['small'],
+    'common-2': ['small', *SEED_2],
+    'long-1': ['small', 'steps=800', 'validate_every=200'],  # twice the budget
+    'neuron-1': ['small', *ALONE],
+    'neuron-2': ['small', *ALONE, *SEED_2],
+    # other tasks; when it was measured, the draws within a step were still those of seed 1
+    'further-1': [
+        'small',
+        *ALONE,
+        'tasks.steps=10',
+        'seed=3',
+        'lr=3e-5',
+        'lr_rates=0.1',
+        'steps=200',
+    ],
+    'rates-1': [
+        'small',
+        *ALONE,
+        'tasks.steps=10',
+        'lr=0',
+        'steps=200',
+    ],  # the initialisation stands still
+    'brief-common-1': BRIEF,
+    'brief-lovasz-1': BRIEF,
+    'brief-parameter-1': [*BRIEF, 'level=parameter'],
+    'brief-neuron-1': [*BRIEF, *ALONE],
+    'brief-neuron-2': [*BRIEF, *ALONE, *SEED_2],
+    'brief-model-1': [*BRIEF, *ALONE, 'level=model'],
+    'brief-model-2': [*BRIEF, *ALONE, 'level=model', *SEED_2],
     'brief-tensor-1': [*BRIEF, *ALONE, 'level=tensor'],
 }
-STARTS = {'further-1': 'neuron-1'}  # whose weights a training starts from; all others from the parent's
+STARTS = {
+    'further-1': 'neuron-1'
+}  # whose weights a training starts from; all others from the parent's
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:
-    "Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`; `search`: the best rate, `parent`: its weights."
+    """Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`.
+
+    In these `search` stands for the best rate, `parent` for the parent's weights.
+    """
     found = {'zero-shot': ('parent', ['--variant', 'e-osvos-0'])}
     for t in 10, 50, 100:
         for end, seed in ('', '1'), ('-again', '2'):
-            found[f'handcrafted-{t}{end}'] = 'parent', ['--variant', f'e-osvos-{t}', '--lr', 'search', '--seed', seed]
+            found[f'handcrafted-{t}{end}'] = (
+                'parent',
+                ['--variant', f'e-osvos-{t}', '--lr', 'search', '--seed', seed],
+            )
     found['handcrafted-10-bold'] = 'parent', ['--variant', 'e-osvos-10', '--lr', '3e-3']
     for name in TRAIN:
-        if name != 'parent': found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
-    for t in 1, 5, 20: found[f'common-1-{t}'] = 'common-1', ['--variant', f'e-osvos-{t}']
+        if name != 'parent':
+            found[f'{name}-10'] = name, ['--variant', 'e-osvos-10']
+    for t in 1, 5, 20:
+        found[f'common-1-{t}'] = 'common-1', ['--variant', f'e-osvos-{t}']
     for name in 'common-1', 'common-2', 'neuron-1', 'neuron-2':
-        for t in 0, 50, 100: found[f'{name}-{t}'] = name, ['--variant', f'e-osvos-{t}']
-        found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--no-rates', '--lr', 'search']
+        for t in 0, 50, 100:
+            found[f'{name}-{t}'] = name, ['--variant', f'e-osvos-{t}']
+        found[f'{name}-10-start'] = (
+            name,
+            ['--variant', 'e-osvos-10', '--no-rates', '--lr', 'search'],
+        )
         found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
         found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
@@ -78,95 +121,133 @@ def rows() -> dict[str, tuple[str, list[str]]]:
 
 def together(*command: str | Path) -> None:
     "Run a program in two processes."
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '--no-python']
-    subprocess.run([*torchrun, *map(str, command)], check=True)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--no-python']
+    subprocess.run([*torchrun, '--nproc-per-node', '2', *map(str, command)], check=True)
 
 
-def with_lovasz(file: Path, new: Path) -> Path: # the new file
+def with_lovasz(file: Path, new: Path) -> Path:  # the new file
     "The same weights, to be trained on with the Lovász loss."
     model, config = load_model(file)
     save_weights(model, replace(config, roi=replace(config.roi, mask_loss='hinge')), new)
     return new
 
 
+def steps_of(name: str) -> str:
+    "How many steps a training takes."
+    preset, *settings = TRAIN[name]
+    changed = dict(setting.split('=') for setting in settings)
+    return changed.get('steps', str(PRESETS[preset].steps))
+
+
 def complete(name: str, runs: Path) -> bool:
     "Whether a training has taken all its steps."
-    preset, *settings = TRAIN[name]
-    file, steps = runs / name / 'weights.safetensors', str(read_config(preset, settings).steps)
+    file = runs / name / 'weights.safetensors'
     notes = read_weights(file)[1]['notes'] if file.exists() else {}
-    return notes.get('outer_steps', notes.get('steps')) == steps
+    return notes.get('outer_steps', notes.get('steps')) == steps_of(name)
 
 
-def train(name: str, data: Path, runs: Path) -> Path: # the weights
+def train(name: str, data: Path, runs: Path) -> Path:  # the weights
     "A training that is not complete, or nothing. SystemExit where it was interrupted."
     preset, *settings = TRAIN[name]
-    if name != 'parent': start = train(STARTS.get(name, 'parent'), data, runs)
-    if 'lovasz' in name: start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
-    if name != 'parent': settings.append(f'start={start}')
+    if name != 'parent':
+        start = train(STARTS.get(name, 'parent'), data, runs)
+    if 'lovasz' in name:
+        start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
+    if name != 'parent':
+        settings.append(f'start={start}')
     file = runs / name / 'weights.safetensors'
     if not complete(name, runs):
+        places = ['--data', data, '--out', runs / name, '--resume']
         changes = [o for setting in settings for o in ('--set', setting)]
-        together(sys.executable, '-m', 'eosvos.train', preset, '--data', data, '--out', runs / name, *changes, '--resume')
-        if not complete(name, runs): sys.exit(f'{file}: expected {read_config(preset, settings).steps} steps, the training was cut short; call again to go on')
+        together(sys.executable, '-m', 'eosvos.train', preset, *places, *changes)
+        if not complete(name, runs):
+            sys.exit(f'{file}: expected {steps_of(name)} steps; call again to go on')
     return file
 
 
-def held_out_j(file: Path, data: Path, steps: int, lr: str) -> float: # in percent
+def held_out_j(file: Path, data: Path, steps: int, lr: str) -> float:  # in percent
     "Mean J of the held-out sequences with one rate."
     torch.set_num_threads(1)
     tracker = load(file, 'cpu')
     tracker = replace(tracker, config=variant(f'e-osvos-{steps}', tracker.config))
     sequences = [s for s in davis(data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
-    return 100 * grid_search(tracker, sequences, [float(lr)], stride=2)[float(lr)]
+    tracker = replace(tracker, rates=float(lr))
+    return 100 * float(np.mean(follow_scores(tracker, sequences, stride=2)))
 
 
-def search(file: Path, steps: str, data: Path) -> str: # the best rate
-    "The single rate for a number of inner steps, by grid search on the held-out sequences, two rates at a time."
-    table, key = RESULTS / 'grid.csv', (f'{file.parent.name}@{sha256(file.read_bytes()).hexdigest()[:8]}', steps)
-    known = {tuple(row[:2]): row[2:] for row in csv.reader(table.open())} if table.exists() else {('weights', 'T'): list(GRID)}
+def search(file: Path, steps: str, data: Path) -> str:  # the best rate
+    "The single rate for a number of inner steps, by grid search, two rates at a time."
+    table = RESULTS / 'grid.csv'
+    key = f'{file.parent.name}@{sha256(file.read_bytes()).hexdigest()[:8]}', steps
+    known = {('weights', 'T'): list(GRID)}
+    if table.exists():
+        known = {tuple(row[:2]): row[2:] for row in csv.reader(table.open())}
     if key not in known:
-        with ProcessPoolExecutor(2) as pool: known[key] = [f'{j:.1f}' for j in pool.map(partial(held_out_j, file, data, int(steps)), GRID)]
+        score = partial(held_out_j, file, data, int(steps))
+        with ProcessPoolExecutor(2) as pool:
+            known[key] = [f'{j:.1f}' for j in pool.map(score, GRID)]
         table.parent.mkdir(parents=True, exist_ok=True)
-        with table.open('w', newline='') as out: csv.writer(out, lineterminator='\n').writerows([*k, *v] for k, v in known.items())
+        with table.open('w', newline='') as out:
+            csv.writer(out, lineterminator='\n').writerows([*k, *v] for k, v in known.items())
     return max(zip(known[key], GRID, strict=True), key=lambda pair: float(pair[0]))[1]
 
 
 def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) -> None:
     "The two results of a row, where they are missing."
-    sets = dict(davis=[data / 'DAVIS', '--dataset', 'davis-2016', '--split', 'val10'],
-                instances=[runs / 'instances', '--dataset', 'davis-2017', '--split', 'val'])
+    sets = dict(
+        davis=[data / 'DAVIS', '--dataset', 'davis-2016', '--split', 'val10'],
+        instances=[runs / 'instances', '--dataset', 'davis-2017', '--split', 'val'],
+    )
     missing = [name for name in sets if not (RESULTS / name / f'{row}.json').exists()]
-    if not missing: return
+    if not missing:
+        return
     model = train(weights, data, runs)
-    found = dict(parent=lambda: train('parent', data, runs), search=lambda: search(model, options[1].split('-')[2], data))
+    found = dict(
+        parent=lambda: train('parent', data, runs),
+        search=lambda: search(model, options[1].split('-')[2], data),
+    )
     options = [found[o]() if o in found else o for o in options]
     for name in missing:
         print(f'{name} {row}', flush=True)
         out = runs / 'ablation' / name / row
-        together(Path(sys.executable).with_name('eosvos'), 'benchmark', *sets[name], '--out', out, '--model', model, *options)
+        program = Path(sys.executable).with_name('eosvos')
+        together(program, 'benchmark', *sets[name], '--out', out, '--model', model, *options)
         (RESULTS / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(out / 'result.json', RESULTS / name / f'{row}.json')
 
 
 def write_rates(runs: Path) -> None:
-    "The median learned rate of every convolution and linear layer in each full training of `small`, once all are complete."
+    "The median learned rate of each layer in each full training, once all are complete."
     names = 'common-1', 'common-2', 'neuron-1', 'neuron-2'
-    if not all(complete(name, runs) for name in names): return
+    if not all(complete(name, runs) for name in names):
+        return
     learned = [load_rates(runs / name / 'weights.safetensors') for name in names]
-    table = [[layer, *(f'{rates[layer].median():.6f}' for rates in learned)] for layer, r in learned[0].items() if r.dim() > 1]
-    with (RESULTS / 'rates.csv').open('w', newline='') as out: csv.writer(out, lineterminator='\n').writerows([['layer', *names], *table])
+    table = [
+        [layer, *(f'{rates[layer].median():.6f}' for rates in learned)]
+        for layer, r in learned[0].items()
+        if r.dim() > 1
+    ]
+    with (RESULTS / 'rates.csv').open('w', newline='') as out:
+        csv.writer(out, lineterminator='\n').writerows([['layer', *names], *table])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('data', type=Path)
-    parser.add_argument('rows', nargs='*', default=['*'], help='patterns of names of rows; all if none')
+    parser.add_argument(
+        'rows', nargs='*', default=['*'], help='patterns of names of rows; all if none'
+    )
     parser.add_argument('--runs', type=Path, default=Path('runs'), help='folder of trainings')
     a = parser.parse_args()
     if not (a.runs / 'instances').exists():
-        subprocess.run([sys.executable, Path(__file__).parents[1] / 'data_scripts/make_instance_test.py', a.data, '--out', a.runs / 'instances'], check=True)
+        script = Path(__file__).parents[1] / 'data_scripts/make_instance_test.py'
+        command = [sys.executable, script, a.data, '--out', a.runs / 'instances']
+        subprocess.run(command, check=True)
     for row, (weights, options) in rows().items():
-        if any(fnmatch(row, pattern) for pattern in a.rows): measure(row, weights, options, a.data, a.runs)
+        if any(fnmatch(row, pattern) for pattern in a.rows):
+            measure(row, weights, options, a.data, a.runs)
     write_rates(a.runs)
 
 

@@ -1,5 +1,7 @@
 "Meta-training over two processes: the same sums as one process, and one model at the end."
+
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,27 +22,26 @@ from eosvos.train import (
     PRESETS,
     MetaConfig,
     MetaRun,
-    change,
     outer_sums,
     read_config,
     task_gradient,
     task_stream,
     train_meta,
 )
-from eosvos.weights import load_model, load_rates, save_weights
+from eosvos.weights import load_model, load_rates, read_weights, save_weights
 
 SCRIPT = '''
-import sys, torch
+import pickle, sys, torch
 from pathlib import Path
 from eosvos.runs import Processes
-from eosvos.train import MetaRun, change, PRESETS, outer_sums, task_stream, train_meta
+from eosvos.train import MetaRun, outer_sums, task_stream, train_meta
 torch.set_num_threads(1)
-data, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
-config = change(PRESETS['small'], changes)
+data, out, file = map(Path, sys.argv[1:])
+config = pickle.loads(file.read_bytes())
 with Processes() as processes:
     for name in ('float32', 'float64'):
         run = MetaRun(config, torch.device('cpu'))
-        tasks = next(task_stream(config, data, processes, 0))
+        tasks = next(iter(task_stream(config, data, processes, 0)))
         if name == 'float64': run, tasks = DOUBLE(run, tasks)
         sums = outer_sums(run, tasks)
         processes.sum(sums)
@@ -55,7 +56,7 @@ def double(run, tasks):
     for part in (run.weights, run.rates):
         for name in part: part[name] = part[name].double()
     run.learned = [*run.weights.values(), *run.rates.values()]
-    for _, task in tasks:
+    for task in tasks:
         for images, _ in [*task.inner, task.test]: images[:] = [x.double() for x in images]
     return run, tasks
 '''
@@ -70,58 +71,103 @@ def lesson(tmp_path_factory):
     root = tmp_path_factory.mktemp('meta')
     demo_set(root, 3)
     model, about = load_model('parent')
-    save_weights(model, replace(about, image=replace(about.image, min_side=64, max_side=112)), root / 'tiny.safetensors')
-    return root, {'start': str(root / 'tiny.safetensors'), 'tasks.shares': [['demo', 1.0]], 'tasks.size': [64, 112], 'tasks.steps': 2, 'batch': 4,
-                  'steps': 2, 'every': 1, 'held_out': [], 'workers': 1}
+    save_weights(
+        model,
+        replace(about, image=replace(about.image, min_side=64, max_side=112)),
+        root / 'tiny.safetensors',
+    )
+    tasks = replace(PRESETS['small'].tasks, set_weights=(('demo', 1.0),), size=(64, 112), steps=2)
+    return root, replace(
+        PRESETS['small'],
+        start=str(root / 'tiny.safetensors'),
+        tasks=tasks,
+        batch=4,
+        steps=2,
+        checkpoint_every=1,
+        workers=1,
+    )
+
+
+def first_tasks(config, root):
+    "What one process takes in the first outer step."
+    return next(iter(task_stream(config, root, Processes(), 0)))
 
 
 def test_two_processes_are_one(lesson, tmp_path):
-    root, changes = lesson
+    root, config = lesson
     script = tmp_path / 'script.py'
     script.write_text(DOUBLE + SCRIPT.replace('DOUBLE(', 'double('))
-    command = [Path(sys.executable).parent / 'torchrun', '--nproc-per-node', '2', '--standalone', script, root, tmp_path, repr(changes)]
-    run = subprocess.run([str(o) for o in command], capture_output=True, text=True, timeout=400, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    command = [
+        Path(sys.executable).parent / 'torchrun',
+        '--nproc-per-node',
+        '2',
+        '--standalone',
+        script,
+        root,
+        tmp_path,
+        tmp_path / 'config',
+    ]
+    (tmp_path / 'config').write_bytes(pickle.dumps(config))
+    run = subprocess.run(
+        [str(o) for o in command],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
     assert run.returncode == 0, run.stderr[-3000:]
-    config = change(PRESETS['small'], changes)
     for name, limit in (('float32', 1e-5), ('float64', 1e-12)):
-        alone, tasks = MetaRun(config, torch.device('cpu')), next(task_stream(config, root, Processes(), 0))
-        if name == 'float64': alone, tasks = double(alone, tasks)  # noqa: F821 (made by exec)
-        ours, theirs = outer_sums(alone, tasks), torch.load(tmp_path / f'{name}.pt', weights_only=True)
+        alone, tasks = MetaRun(config, torch.device('cpu')), first_tasks(config, root)
+        if name == 'float64':
+            alone, tasks = double(alone, tasks)  # noqa: F821 (made by exec)
+        ours, theirs = (
+            outer_sums(alone, tasks),
+            torch.load(tmp_path / f'{name}.pt', weights_only=True),
+        )
         assert ours[-1][0] == theirs[-1][0] == 4
-        for a, b in zip(ours[:-1], theirs[:-1], strict=True): assert (a - b).norm() <= limit * a.norm().clamp(min=1e-30)
-    first, second = (torch.load(tmp_path / f'rank{rank}.pt', weights_only=True) for rank in range(2))
+        for a, b in zip(ours[:-1], theirs[:-1], strict=True):
+            assert (a - b).norm() <= limit * a.norm().clamp(min=1e-30)
+    first, second = (
+        torch.load(tmp_path / f'rank{rank}.pt', weights_only=True) for rank in range(2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert (tmp_path / 'run/log.csv').read_text().count('\n') == 3 and (tmp_path / 'run/weights.safetensors').exists()
+    assert (tmp_path / 'run/log.csv').read_text().count('\n') == 3 and (
+        tmp_path / 'run/weights.safetensors'
+    ).exists()
 
 
 def test_validation_keeps_the_best(lesson, tmp_path, monkeypatch):
-    root, changes = lesson
+    root, config = lesson
     scores = iter([0.5, 0.7, 0.6])
     monkeypatch.setattr(train, 'validate', lambda *_: next(scores))
-    config = change(PRESETS['small'], changes | {'held_out': ['00001'], 'validate': 1, 'steps': 3, 'batch': 1, 'workers': 0})
-    run = train_meta(config, root, tmp_path / 'run')
-    assert run.best == 0.7 and (tmp_path / 'run/validation.csv').read_text().count('\n') == 4
+    config = replace(config, held_out=('00001',), validate_every=1, steps=3, batch=1, workers=0)
+    train_meta(config, root, tmp_path / 'run')
+    assert read_weights(tmp_path / 'run/best.safetensors')[1]['notes']['validation'] == '0.7000'
+    assert (tmp_path / 'run/validation.csv').read_text().count('\n') == 4
     best, last = (load_rates(tmp_path / f'run/{name}.safetensors') for name in ('best', 'weights'))
     assert any(not torch.equal(best[name], last[name]) for name in best)
 
 
 def test_two_sequences_of_one_name_are_two(lesson, monkeypatch):
-    root, changes = lesson
-    run = MetaRun(change(PRESETS['small'], changes | {'stride': 1}), torch.device('cpu'))
-    files = [tuple(sorted((DEMO / folder).iterdir()))[:4] for folder in ('frames', 'masks')]
+    root, config = lesson
+    run = MetaRun(config, torch.device('cpu'))
+    files = [tuple(sorted((DEMO / folder).iterdir()))[:16] for folder in ('frames', 'masks')]
     cup = Sequence('cup', *files)
-    monkeypatch.setattr(follow, 'follow', lambda *_, **__: ((i, cup.mask(i)) for i in range(4)))
+    monkeypatch.setattr(follow, 'follow', lambda *_, **__: ((i, cup.mask(4 * i)) for i in range(4)))
     assert train.validate(run, [cup, cup], Processes()) == 1.0
 
 
 def test_weights_are_never_behind_or_without_their_checkpoint(lesson, tmp_path, monkeypatch):
-    def killed(*_): raise KeyboardInterrupt
-    root, changes = lesson
-    config = change(PRESETS['small'], changes | {'steps': 1, 'batch': 1, 'workers': 0})
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    root, config = lesson
+    config = replace(config, steps=1, batch=1, workers=0)
     for method in 'save', 'publish':
         with monkeypatch.context() as patch:
             patch.setattr(MetaRun, method, killed)
-            with pytest.raises(KeyboardInterrupt): train_meta(config, root, tmp_path)
+            with pytest.raises(KeyboardInterrupt):
+                train_meta(config, root, tmp_path)
         assert not (tmp_path / 'weights.safetensors').exists()
         assert (tmp_path / 'last.pt').exists() == (method == 'publish')
     rates = train_meta(config, root, tmp_path).result()[1]  # no step is left, but to publish
@@ -130,22 +176,25 @@ def test_weights_are_never_behind_or_without_their_checkpoint(lesson, tmp_path, 
 
 
 def test_rates_of_another_level_are_refused(lesson, tmp_path):
-    model, about = load_model(lesson[1]['start'])
+    model, about = load_model(lesson[1].start)
     rates = learning_rates(initial_weights(model), 'tensor')
     file = str(tmp_path / 'tensor.safetensors')
     save_weights(model, about, file, rates=rates)
-    with pytest.raises(ValueError, match=r"tensor.*: .* not of level 'neuron': \S+ \(1,.*\), not \("):
+    with pytest.raises(ValueError, match="tensor.*: learning rates not of level 'neuron'"):
         MetaRun(MetaConfig(start=file), torch.device('cpu'))
     run = MetaRun(MetaConfig(start=file, level='tensor'), torch.device('cpu'))
     assert all(torch.equal(r, rates[name]) for name, r in run.rates.items())
 
 
 def test_bfloat16_is_close(lesson):
-    root, changes = lesson
+    root, config = lesson
     # in a single task other proposals may be sampled
-    config = change(PRESETS['small'], changes | {'batch': 4, 'workers': 0})
-    task = next(task_stream(config, root, Processes(), 0))
-    exact, rough = (outer_sums(MetaRun(replace(config, bf16=bf16), torch.device('cpu')), task)[:-1] for bf16 in (False, True))
+    config = replace(config, batch=4, workers=0)
+    task = first_tasks(config, root)
+    exact, rough = (
+        outer_sums(MetaRun(replace(config, bf16=bf16), torch.device('cpu')), task)[:-1]
+        for bf16 in (False, True)
+    )
     exact, rough = (torch.cat([t.flatten() for t in sums[:WEIGHTS]]) for sums in (exact, rough))
     assert not torch.equal(exact, rough) and torch.cosine_similarity(exact, rough, dim=0) > 0.7
 
@@ -173,72 +222,92 @@ def test_bfloat16_steps_see_the_weights_of_their_step(name, tmp_path):
     if name == 'thin':
         start = thin_file(tmp_path)
     else:
-        rates = {name: 0.1 * rate for name, rate in load_rates('small').items()}  # so small that roundings do not grow
+        rates = {
+            name: 0.1 * rate for name, rate in load_rates('small').items()
+        }  # so small that roundings do not grow
         start = str(tmp_path / 'small.safetensors')
         save_weights(load_model('small')[0], tiny(SMALL), start, rates=rates)
     image, ids = demo_frame()
     batch = [image[:, ::4, ::4]], [as_target((ids == 1)[::4, ::4])]
-    task, totals = Task('repeated', [batch] * 3, batch), {}
+    task, totals = Task('repeated', 0, [batch] * 3, batch), {}
     for bf16 in (False, True):
         run = MetaRun(MetaConfig(start=start, rate=1e-3, clip=10.0, bf16=bf16), torch.device('cpu'))
-        found = task_gradient(run, task, 0)
+        found = task_gradient(run, task)
         totals[bf16] = [sum(losses.values()) for losses in [*found.inner, found.losses]]
     assert totals[True] == pytest.approx(totals[False], rel=0.05)
     for losses in totals.values():
-        assert all(after < before for before, after in zip(losses, losses[1:], strict=False)), losses
+        assert all(after < before for before, after in zip(losses, losses[1:], strict=False)), (
+            losses
+        )
         assert losses[-1] < 0.7 * losses[0]
 
 
 def test_channels_last_is_the_same_but_for_rounding(lesson):
-    root, changes = lesson
-    config = change(PRESETS['small'], changes | {'batch': 1, 'workers': 0})
-    task = next(task_stream(config, root, Processes(), 0))
+    root, config = lesson
+    config = replace(config, batch=1, workers=0)
+    task = first_tasks(config, root)
     sums = []
-    for last in (False, True):
-        run = MetaRun(replace(config, channels_last=last), torch.device('cpu'))
+    for form in torch.contiguous_format, torch.channels_last:
+        run = MetaRun(config, torch.device('cpu'))
         run, task = double(run, task)  # noqa: F821 (made by exec)
-        assert last == any(not t.is_contiguous() for t in run.learned)
+        run.model.to(memory_format=form)
+        for name, w in run.weights.items():
+            if w.dim() == 4:
+                run.weights[name] = w.contiguous(memory_format=form)
+        run.learned = [*run.weights.values(), *run.rates.values()]
+        channels_last = form == torch.channels_last
+        assert channels_last == any(not t.is_contiguous() for t in run.learned)
         sums.append(torch.cat([t.flatten() for t in outer_sums(run, task)[:WEIGHTS]]))
     assert (sums[0] - sums[1]).norm() < 1e-9 * sums[0].norm()
 
 
 def test_interrupts_are_clean(lesson, tmp_path):
-    "SIGTERM: the step is finished, the checkpoint is written, and a resumed run ends where an uninterrupted one does."
-    root, changes = lesson
+    "SIGTERM: the step is finished, the checkpoint written; a resumed run ends as one without."
+    root, config = lesson
     code = '''
-import os, signal, sys, torch
+import os, pickle, signal, sys, torch
 from pathlib import Path
 from eosvos import train
 torch.set_num_threads(1)
 update = train.MetaRun.update
 def update_and_ask(run, gradients):
     update(run, gradients)
-    if run.step == 1: os.kill(os.getpid(), signal.SIGTERM)
+    if run.step == 0: os.kill(os.getpid(), signal.SIGTERM)
 train.MetaRun.update = update_and_ask
 processes = train.Processes()
 processes.listen()
-run = train.train_meta(train.change(train.PRESETS['small'], eval(sys.argv[3])), Path(sys.argv[1]), Path(sys.argv[2]), processes=processes)
+config = pickle.load(sys.stdin.buffer)
+run = train.train_meta(config, Path(sys.argv[1]), Path(sys.argv[2]), processes=processes)
 print('ended after', run.step)
 '''
-    changes = changes | {'steps': 4, 'every': 10, 'batch': 1}
-    done = subprocess.run([sys.executable, '-c', code, str(root), str(tmp_path / 'run'), repr(changes)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and 'ended after 2' in done.stdout, done.stderr[-2000:]
+    config = replace(config, steps=4, checkpoint_every=10, batch=1)
+    command = [sys.executable, '-c', code, root, tmp_path / 'run']
+    done = subprocess.run(command, input=pickle.dumps(config), capture_output=True, timeout=300)
+    assert done.returncode == 0 and b'ended after 2' in done.stdout, done.stderr[-2000:]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    config = change(PRESETS['small'], changes)
-    resumed, straight = train_meta(config, root, tmp_path / 'run'), train_meta(config, root, tmp_path / 'straight')
+    resumed, straight = (
+        train_meta(config, root, tmp_path / 'run'),
+        train_meta(config, root, tmp_path / 'straight'),
+    )
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(resumed.learned, straight.learned, strict=True))
     seconds = [float(row[1]) for row in read_log(tmp_path / 'run/log.csv', 4)]
-    assert len(seconds) == 4 and seconds == sorted(seconds)     # the clock goes on
+    assert len(seconds) == 4 and seconds == sorted(seconds)  # the clock goes on
 
 
-def test_rates_of_a_tensor_take_a_common_step(lesson):
-    root, changes = lesson
-    run = MetaRun(change(PRESETS['small'], changes | {'lr': 0.0, 'lr_rates': 1e-9, 'common': 1e8}), torch.device('cpu'))
-    start, before = [t.clone() for t in run.weights.values()], {name: r.clone() for name, r in run.rates.items()}
-    random = torch.Generator().manual_seed(0)
-    pushes = [torch.rand(r.shape, generator=random) for r in before.values()]  # downwards, each neuron by its own amount
+def test_rates_of_a_tensor_take_a_shared_step(lesson):
+    root, config = lesson
+    config = replace(config, lr=0.0, lr_rates=1e-9, shared_step=1e8)
+    run = MetaRun(config, torch.device('cpu'))
+    start, before = (
+        [t.clone() for t in run.weights.values()],
+        {name: r.clone() for name, r in run.rates.items()},
+    )
+    rng = torch.Generator().manual_seed(0)
+    pushes = [
+        torch.rand(r.shape, generator=rng) for r in before.values()
+    ]  # downwards, each neuron by its own amount
     run.update([torch.zeros_like(w) for w in start] + pushes)
     assert all(torch.equal(a, b) for a, b in zip(start, run.weights.values(), strict=True))
     for name, old in before.items():
@@ -248,30 +317,38 @@ def test_rates_of_a_tensor_take_a_common_step(lesson):
 
 
 def test_rates_stand_still_where_their_outer_rate_is_zero(lesson):
-    root, changes = lesson
-    run = MetaRun(change(PRESETS['small'], changes | {'lr_rates': 0.0}), torch.device('cpu'))
-    before = [c.clone() for c in run.codes]
+    root, config = lesson
+    run = MetaRun(replace(config, lr_rates=0.0), torch.device('cpu'))
+    before = [p.clone() for p in run.rate_params]
     run.update([torch.ones_like(t) for t in run.learned])
-    assert run.config.common > 0 and all(torch.equal(c, old) for c, old in zip(run.codes, before, strict=True))
+    assert run.config.shared_step > 0
+    assert all(torch.equal(p, old) for p, old in zip(run.rate_params, before, strict=True))
 
 
 def test_a_step_without_a_finite_task_stops(lesson, tmp_path, capsys):
-    root, changes = lesson
-    model, about = load_model(changes['start'])
+    root, config = lesson
+    model, about = load_model(config.start)
     torch.nn.init.constant_(model.roi_heads.box_predictor.cls_score.bias, 6e4)
     torch.nn.init.constant_(model.roi_heads.box_predictor.bbox_pred.bias, 6e4)
     save_weights(model, about, tmp_path / 'wild.safetensors', half=False)
-    config = change(PRESETS['small'], changes | {'start': str(tmp_path / 'wild.safetensors'), 'batch': 2, 'workers': 0, 'clip': 1e30, 'rate': 1e30})
-    with pytest.raises(FloatingPointError, match='none of 2 tasks is finite'): train_meta(config, root, tmp_path / 'run')
-    assert capsys.readouterr().out.count('is left out') == 2 and not (tmp_path / 'run/last.pt').exists()
+    wild = str(tmp_path / 'wild.safetensors')
+    config = replace(config, start=wild, batch=2, workers=0, clip=1e30, rate=1e30)
+    with pytest.raises(FloatingPointError, match='none of 2 tasks is finite'):
+        train_meta(config, root, tmp_path / 'run')
+    assert (
+        capsys.readouterr().out.count('is left out') == 2
+        and not (tmp_path / 'run/last.pt').exists()
+    )
 
 
 def test_another_configuration_is_refused(lesson, tmp_path):
-    root, changes = lesson
-    config = change(PRESETS['small'], changes | {'steps': 1, 'batch': 1, 'workers': 0})
+    root, config = lesson
+    config = replace(config, steps=1, batch=1, workers=0)
     train_meta(config, root, tmp_path)
-    with pytest.raises(ValueError, match=r'last\.pt: holds a run with seed 1, not 2'): train_meta(replace(config, seed=2), root, tmp_path)
-    with pytest.raises(ValueError, match='3 processes'): next(task_stream(replace(config, batch=4), root, fake(3), 0))
+    with pytest.raises(ValueError, match=r'last\.pt: holds a run with seed 1, not 2'):
+        train_meta(replace(config, seed=2), root, tmp_path)
+    with pytest.raises(ValueError, match='3 processes'):
+        task_stream(replace(config, batch=4), root, fake(3), 0)
 
 
 def fake(world):
@@ -282,32 +359,57 @@ def fake(world):
 
 # ---- configurations
 
+
 def test_toml(tmp_path):
-    (tmp_path / 'mine.toml').write_text('preset = "small"\nsteps = 7\n[tasks]\npaste = 0\nshares = [["demo", 1]]\n[segment.fine_tune]\niterations = 3\n')
+    (tmp_path / 'mine.toml').write_text(
+        'preset = "small"\nsteps = 7\n'
+        '[tasks]\npaste = 0\nset_weights = [["demo", 1]]\n[tasks.view]\nangle = 3\n'
+    )
     config = read_config(str(tmp_path / 'mine.toml'), ['steps=9'])
-    assert (config.steps, config.tasks.paste, config.tasks.shares, config.segment.fine_tune.iterations) == (9, 0.0, (('demo', 1),), 3)
-    assert isinstance(config.tasks.paste, float) and config.tasks.size == PRESETS['small'].tasks.size
+    tasks = config.tasks
+    assert (config.steps, tasks.paste, tasks.view.angle) == (9, 0.0, 3)
+    assert tasks.set_weights == (('demo', 1),)
+    assert (
+        isinstance(config.tasks.paste, float) and config.tasks.size == PRESETS['small'].tasks.size
+    )
 
 
-@pytest.mark.parametrize('setting, message', [
-    ('stepz=1', "got 'stepz'"), ('tasks.stepz=1', "TaskConfig: .* got 'stepz'"), ('steps=1.5', 'expected int, got 1.5'),
-    ('steps=true', 'got True'), ('decay=1', 'got 1'), ('steps', "expected key=value, got 'steps'"), ('tasks.pair=next', "got 'next'"), ('tasks=1', 'tasks'),
-    ('steps.more=1', 'steps'),
-])
+@pytest.mark.parametrize(
+    'setting, message',
+    [
+        ('stepz=1', "got 'stepz'"),
+        ('tasks.stepz=1', "TaskConfig: .* got 'stepz'"),
+        ('steps=1.5', 'expected int, got 1.5'),
+        ('steps=true', 'got True'),
+        ('cosine=1', 'got 1'),
+        ('steps', "expected key=value, got 'steps'"),
+        ('tasks.pair=next', "got 'next'"),
+        ('tasks=1', 'tasks'),
+        ('steps.more=1', 'steps'),
+    ],
+)
 def test_wrong_settings(setting, message):
-    with pytest.raises(ValueError, match=message): read_config('small', [setting])
+    with pytest.raises(ValueError, match=message):
+        read_config('small', [setting])
 
 
 def test_wrong_files(tmp_path):
-    with pytest.raises(ValueError, match='nope.toml: cannot be read'): read_config(str(tmp_path / 'nope.toml'), [])
+    with pytest.raises(ValueError, match='nope.toml: cannot be read'):
+        read_config(str(tmp_path / 'nope.toml'), [])
     (tmp_path / 'bad.toml').write_text('steps = = 1')
-    with pytest.raises(ValueError, match='bad.toml: cannot be read as TOML'): read_config(str(tmp_path / 'bad.toml'), [])
+    with pytest.raises(ValueError, match='bad.toml: cannot be read as TOML'):
+        read_config(str(tmp_path / 'bad.toml'), [])
     (tmp_path / 'other.toml').write_text('preset = "huge"')
-    with pytest.raises(ValueError, match="got 'huge'"): read_config(str(tmp_path / 'other.toml'), [])
+    with pytest.raises(ValueError, match="got 'huge'"):
+        read_config(str(tmp_path / 'other.toml'), [])
 
 
 def test_the_papers_numbers():
-    paper = MetaConfig()
-    assert (paper.tasks.steps, paper.batch, paper.lr, paper.lr_rates, paper.level, paper.rate) == (5, 4, 1e-5, 1e-5, 'neuron', 1e-3)
-    assert (paper.clip, paper.outer_clip, paper.decay, paper.average, paper.shares, paper.tasks.paste) == (None, None, False, 0.0, (), 0.0)
-    assert (paper.tasks.view.angle, paper.tasks.view.scale, paper.tasks.common.colour, paper.tasks.common.hue) == (30.0, (0.75, 1.25), 0.2, 0.1)
+    paper = PRESETS['paper']
+    assert paper == replace(MetaConfig(), held_out=(), workers=2)
+    assert (paper.tasks.steps, paper.batch, paper.lr, paper.lr_rates) == (5, 4, 1e-5, 1e-5)
+    assert (paper.level, paper.rate, paper.step_weights, paper.ema_decay) == ('neuron', 1e-3, (), 0)
+    assert (paper.clip, paper.max_rate, paper.shared_step, paper.cosine) == (None, None, 0, False)
+    tasks = paper.tasks
+    assert (tasks.paste, tasks.fill, tasks.view.angle, tasks.view.scale) == (0, 0, 30, (0.75, 1.25))
+    assert (tasks.shared_view.colour, tasks.shared_view.hue) == (0.2, 0.1)
