@@ -9,6 +9,7 @@ from PIL import Image
 
 from eosvos.core import generator
 from eosvos.datasets import folders, image_set
+from eosvos.fine_tuning import AugmentConfig
 from eosvos.tasks import Pair, TaskConfig, Tasks, _focus, _paste, make_task
 from eosvos.video import VOID
 
