@@ -44,6 +44,14 @@ def _is_pickle(
     return bool(re.match(rb'PK\x03\x04|\x80[\x02-\x05][^\x00]{2}', begin))
 
 # %% ../nbs/11_weights.ipynb #787701bf
+_RETIRED = dict(  # fields of earlier versions, and the one value that today's code has built in
+    ImageConfig=dict(multiple=32),
+    RPNConfig=dict(ratios=[0.5, 1.0, 2.0], background_iou=0.3, positives=0.5, nms_iou=0.7),
+    RoIConfig=dict(iou=0.5, box_size=7, mask_layers=4, nms_iou=0.5, align='fast'),
+    ModelConfig=dict(norm='group', norm_eps=1e-5),
+)
+
+
 def as_config(
     kind: type,  # a dataclass, here `ModelConfig`
     values: Any,  # from JSON: its fields by name, dataclasses in it as dicts, tuples as lists
@@ -52,6 +60,11 @@ def as_config(
     if not is_dataclass(kind):
         return tuple(as_config(object, o) for o in values) if isinstance(values, list) else values
     types = get_type_hints(kind)
+    if isinstance(values, dict):
+        values = dict(values)
+        for name, value in _RETIRED.get(kind.__name__, {}).items():
+            if (got := values.pop(name, value)) != value:
+                raise ValueError(f'{kind.__name__}: {name} can only be {value!r} now, got {got!r}')
     unknown = (
         [name for name in values if name not in types] if isinstance(values, dict) else [values]
     )
