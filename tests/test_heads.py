@@ -32,7 +32,7 @@ from eosvos.mask_rcnn import (
 )
 from eosvos.roi_align import roi_align, roi_align_fast
 from eosvos.rpn import RPN
-from eosvos.weights import SHIPPED, load_model, read_weights
+from eosvos.weights import SHIPPED, as_config, load_model, read_weights
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
@@ -202,6 +202,25 @@ def test_weights_of_earlier_versions_call_the_hinge_lovasz(tmp_path):
     save_file(tensors, tmp_path / 'old.safetensors', metadata=dict(eosvos=json.dumps(about)))
     model, config = load_model(tmp_path / 'old.safetensors')
     assert config.roi.mask_loss == model.roi_heads.config.mask_loss == 'hinge'
+
+
+@pytest.mark.parametrize(
+    'part, name, built_in, other',
+    [
+        ('image', 'multiple', 32, 64),
+        ('rpn', 'ratios', [0.5, 1.0, 2.0], [1.0]),
+        ('rpn', 'nms_iou', 0.7, 0.5),
+        ('roi', 'nms_iou', 0.5, 0.7),
+        ('roi', 'mask_layers', 4, 2),
+        ('roi', 'align', 'fast', 'twice'),
+    ],
+)
+def test_a_field_of_earlier_versions_may_only_say_what_is_built_in(part, name, built_in, other):
+    assert as_config(ModelConfig, {part: {name: built_in}}) == ModelConfig()
+    with pytest.raises(ValueError, match=f'{name} can only be .* now, got '):
+        as_config(ModelConfig, {part: {name: other}})
+    with pytest.raises(ValueError, match="norm can only be 'group' now, got 'frozen'"):
+        as_config(ModelConfig, dict(norm='frozen'))
 
 
 # ---- unknown pixels
