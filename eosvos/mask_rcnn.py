@@ -282,7 +282,7 @@ class MaskRCNN(nn.Module):
         targets: list[dict[str, Tensor]] | None = None,  # asks for the losses, see `check_targets`
         extra_boxes: list[Tensor] | None = None,  # B times (M, 4) xyxy, pixels: to look at as well
         generator: torch.Generator | None = None,  # of the sampling in the losses
-        choose: Callable | None = None,  # of an image's detections, the indices that get a mask
+        choose: Callable | None = None,  # detections -> indices of those that get a mask; all
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:  # losses or, per image, detections
         """The five losses where there are targets, else the detections, best first.
 
