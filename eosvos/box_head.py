@@ -8,18 +8,16 @@ __all__ = ['BOX_WEIGHTS', 'BoxHead', 'BoxPredictor', 'box_loss', 'detect']
 # %% ../nbs/06_box_head.ipynb #44bb8248
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision import ops
 
-from .boxes import clip_boxes, decode, large_enough, nms
+from .boxes import Size, decode
 
 # %% ../nbs/06_box_head.ipynb #e5cc4488
-BOX_WEIGHTS = (
-    10.0,
-    5.0,
-)  # of offsets and log sizes: bring the deltas of positive proposals to about unit variance
+BOX_WEIGHTS = (10.0, 5.0)  # of offsets and log sizes: make the deltas of positives about 1
 
 # %% ../nbs/06_box_head.ipynb #500a0b20
-class BoxHead(nn.Module):
-    "Two fully connected layers on the pooled features of a box."
+class BoxHead(nn.Sequential):
+    "Two fully connected layers on the pooled features of a box: (N, C, S, S) -> (N, width)."
 
     def __init__(
         self,
@@ -27,14 +25,11 @@ class BoxHead(nn.Module):
         width: int,  # of both layers
     ):
         super().__init__()
-        self.fc6, self.fc7 = nn.Linear(inputs, width), nn.Linear(width, width)
-
-    def forward(
-        self,
-        x: Tensor,  # (N, C, S, S) pooled features
-    ) -> Tensor:  # (N, width)
-        "One vector for each box."
-        return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+        self.flatten = nn.Flatten()
+        self.fc6 = nn.Linear(inputs, width)
+        self.relu6 = nn.ReLU()
+        self.fc7 = nn.Linear(width, width)
+        self.relu7 = nn.ReLU()
 
 # %% ../nbs/06_box_head.ipynb #ad406bde
 class BoxPredictor(nn.Module):
@@ -46,7 +41,8 @@ class BoxPredictor(nn.Module):
         classes: int,  # K, background included
     ):
         super().__init__()
-        self.cls_score, self.bbox_pred = nn.Linear(width, classes), nn.Linear(width, 4 * classes)
+        self.cls_score = nn.Linear(width, classes)
+        self.bbox_pred = nn.Linear(width, 4 * classes)
 
     def forward(
         self,
@@ -60,36 +56,35 @@ def box_loss(
     logits: Tensor,  # (N, K)
     deltas: Tensor,  # (N, K, 4)
     labels: Tensor,  # (N,) int64, 0 = background
-    wanted: Tensor,  # (N, 4) deltas from the proposal to its object, scaled by BOX_WEIGHTS
-    beta: float = 1.0,  # where smooth L1 turns from a parabola to a line: 1 is torchvision 0.4 and the paper, 1/9 torchvision today
+    target_deltas: Tensor,  # (N, 4) from the proposal to its object, scaled by BOX_WEIGHTS
+    beta: float = 1.0,  # of smooth L1: 1 is torchvision 0.4 and the paper, 1/9 torchvision today
 ) -> dict[str, Tensor]:  # loss_classifier and loss_box_reg, scalars
-    "Cross-entropy over all boxes, smooth L1 over those that hold an object (Fast R-CNN, equation 1)."
-    logits, deltas = logits.to(wanted), deltas.to(wanted)  # from half precision
+    "Cross-entropy of all boxes, smooth L1 of those with an object (Fast R-CNN, equation 1)."
+    # from half precision
+    logits, deltas = logits.to(target_deltas), deltas.to(target_deltas)
     positive = (labels > 0).nonzero()[:, 0]  # (P,)
-    regression = F.smooth_l1_loss(
-        deltas[positive, labels[positive]], wanted[positive], beta=beta, reduction='sum'
-    )
-    return dict(
-        loss_classifier=F.cross_entropy(logits, labels), loss_box_reg=regression / len(labels)
-    )
+    own, goal = deltas[positive, labels[positive]], target_deltas[positive]  # (P, 4)
+    regression = F.smooth_l1_loss(own, goal, beta=beta, reduction='sum') / len(labels)
+    return dict(loss_classifier=F.cross_entropy(logits, labels), loss_box_reg=regression)
 
 # %% ../nbs/06_box_head.ipynb #0cfb33e1
+_NMS_IOU = 0.5  # of two detections of one class that overlap by more, the better stays
+
+
 def detect(
     logits: Tensor,  # (N, K) of the proposals of one image
     deltas: Tensor,  # (N, K, 4)
     proposals: Tensor,  # (N, 4) xyxy, pixels
-    size: tuple[int, int],  # h, w of the image without padding, pixels
+    size: Size,  # of the image without padding, pixels
     score: float,  # detections of this score or below are dropped
-    iou: float,  # of two detections of one class that overlap by more, the better stays
     count: int,  # at most so many detections
 ) -> dict[str, Tensor]:  # boxes (D, 4) xyxy pixels, labels (D,), scores (D,), best first
     "The refined, scored boxes of one image, without duplicates."
     scores = logits.to(proposals).softmax(dim=1)[:, 1:]  # (N, K - 1): background is no detection
-    boxes = clip_boxes(
-        decode(deltas[:, 1:], proposals[:, None], BOX_WEIGHTS), size
-    )  # (N, K - 1, 4)
+    boxes = decode(deltas[:, 1:], proposals[:, None], BOX_WEIGHTS)  # (N, K - 1, 4)
     row, column = (scores > score).nonzero().unbind(1)
-    boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
-    keep = large_enough(boxes, 1e-2)
-    keep = keep[nms(boxes[keep], scores[keep], iou, labels[keep])][:count]
+    boxes = ops.clip_boxes_to_image(boxes[row, column], size)
+    scores, labels = scores[row, column], column + 1
+    keep = ops.remove_small_boxes(boxes, 1e-2)
+    keep = keep[ops.batched_nms(boxes[keep], scores[keep], labels[keep], _NMS_IOU)][:count]
     return dict(boxes=boxes[keep], labels=labels[keep], scores=scores[keep])

@@ -10,30 +10,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .boxes import Size
 from .lovasz import lovasz_hinge, lovasz_softmax_mask
 from .roi_align import roi_align_fast
 
 # %% ../nbs/08_mask_head.ipynb #10dbb8a6
+def _initialise(layers):
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
+        nn.init.zeros_(layer.bias)
+
+
 class MaskHead(nn.Sequential):
-    "A few 3x3 convolutions on the pooled features of a box."
+    "Four 3x3 convolutions on the pooled features: (N, inputs, S, S) -> (N, width, S, S)."
 
     def __init__(
         self,
         inputs: int,  # channels of the pyramid
         width: int,  # channels of every layer
-        layers: int = 4,  # how many
     ):
-        convs = [nn.Conv2d(inputs if i == 0 else width, width, 3, padding=1) for i in range(layers)]
-        super().__init__(
-            *[nn.Sequential(conv, nn.ReLU(inplace=True)) for conv in convs]
-        )  # (N, inputs, S, S) -> (N, width, S, S)
-        for conv in convs:
-            nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
-            nn.init.zeros_(conv.bias)
+        convs = [nn.Conv2d(i, width, 3, padding=1) for i in (inputs, width, width, width)]
+        super().__init__(*[nn.Sequential(conv, nn.ReLU(inplace=True)) for conv in convs])
+        _initialise(convs)
 
 # %% ../nbs/08_mask_head.ipynb #264ece1f
-class MaskPredictor(nn.Module):
-    "Doubles the resolution, then gives a logit for each pixel and class."
+class MaskPredictor(nn.Sequential):
+    """Doubles the resolution, then gives a logit for each pixel and class.
+
+    (N, width, S, S) -> (N, K, 2S, 2S)
+    """
 
     def __init__(
         self,
@@ -42,17 +47,9 @@ class MaskPredictor(nn.Module):
     ):
         super().__init__()
         self.conv5_mask = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.relu = nn.ReLU(inplace=True)
         self.mask_fcn_logits = nn.Conv2d(width, classes, 1)
-        for layer in (self.conv5_mask, self.mask_fcn_logits):
-            nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
-            nn.init.zeros_(layer.bias)
-
-    def forward(
-        self,
-        x: Tensor,  # (N, width, S, S)
-    ) -> Tensor:  # (N, K, 2S, 2S) logits
-        "One map of logits for each class."
-        return self.mask_fcn_logits(F.relu(self.conv5_mask(x), inplace=True))
+        _initialise([self.conv5_mask, self.mask_fcn_logits])
 
 # %% ../nbs/08_mask_head.ipynb #bf20cd1e
 def project_masks(
@@ -62,7 +59,7 @@ def project_masks(
     size: int,  # M: cells per side
 ) -> Tensor:  # (N, M, M) in [0, 1], soft at the border
     "What the mask head should say inside each box: the object's mask, cut out and resized."
-    rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)  # (N, 5)
+    rois = torch.cat([index[:, None].to(boxes), boxes], 1)  # (N, 5)
     return roi_align_fast(masks[:, None].to(boxes), rois, size, scale=1.0, samples=0)[:, 0]
 
 # %% ../nbs/08_mask_head.ipynb #520bb22f
@@ -80,12 +77,10 @@ MASK_LOSSES = dict(hinge=lovasz_hinge, softmax=lovasz_softmax_mask, bce=_cross_e
 def mask_loss(
     logits: Tensor,  # (N, M, M) of each box's own class
     targets: Tensor,  # (N, M, M) in [0, 1]
-    kind: str = 'hinge',  # one of `MASK_LOSSES`: of the authors' code, of their paper, of Mask R-CNN
+    kind: str = 'hinge',  # one of `MASK_LOSSES`: the authors' code, their paper, Mask R-CNN
     valid: Tensor | None = None,  # (N, M, M) bool; pixels with False are ignored
 ) -> Tensor:  # scalar
-    "How far the masks are from their targets; 0 with a gradient where there are none. ValueError for another kind."
-    if kind not in MASK_LOSSES:
-        raise ValueError(f'mask_loss: expected one of {sorted(MASK_LOSSES)}, got {kind!r}')
+    "How far the masks are from their targets; 0 with a gradient where there are none."
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return MASK_LOSSES[kind](logits, targets, valid) if len(logits) else logits.sum()
 
@@ -93,26 +88,19 @@ def mask_loss(
 def paste_masks(
     masks: Tensor,  # (N, M, M) probabilities inside the boxes
     boxes: Tensor,  # (N, 4) xyxy, pixels of the image
-    size: tuple[int, int],  # H, W of the image, pixels
+    size: Size,  # of the image, pixels
 ) -> Tensor:  # (N, H, W) probabilities, which fade to 0 within a cell or so outside the boxes
-    "Each mask, resized and put back where its box is (as torchvision does, with a margin of one cell)."
-    M, (H, W) = masks.shape[-1], size
+    "Each mask, resized and put back where its box is, as torchvision does."
+    M = masks.shape[-1]
     padded = F.pad(masks, (1, 1, 1, 1))  # a ring of zeros, so that the border is interpolated too
-    centre, half = (
-        (boxes[:, :2] + boxes[:, 2:]) / 2,
-        (boxes[:, 2:] - boxes[:, :2]) / 2 * (M + 2) / M,
-    )
-    grown = torch.cat([centre - half, centre + half], dim=1).to(torch.int64)
-    result = masks.new_zeros(len(masks), H, W)
-    for i, (mask, (x1, y1, x2, y2)) in enumerate(zip(padded, grown.tolist(), strict=True)):
-        h, w = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
-        large = F.interpolate(mask[None, None], size=(h, w), mode='bilinear', align_corners=False)[
-            0, 0
-        ]
-        top, left = max(y1, 0), max(x1, 0)
-        bottom, right = (
-            max(min(y2 + 1, H), top),
-            max(min(x2 + 1, W), left),
-        )  # a box outside leaves nothing
-        result[i, top:bottom, left:right] = large[top - y1 : bottom - y1, left - x1 : right - x1]
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (M + 2) / M
+    grown = torch.cat([centre - half, centre + half], 1).to(torch.int64)
+    result = masks.new_zeros(len(masks), *size)
+    for i, (x1, y1, x2, y2) in enumerate(grown.tolist()):
+        shape = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear', align_corners=False)
+        canvas = result[i, max(y1, 0) : max(y2 + 1, 0), max(x1, 0) : max(x2 + 1, 0)]
+        inside = large[0, 0, max(-y1, 0) :, max(-x1, 0) :]
+        canvas.copy_(inside[: canvas.shape[0], : canvas.shape[1]])
     return result

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .fine_tuning import AugmentConfig, augment, uniform
 from .core import check_range, generator
 from .datasets import training_sets
-from .fine_tuning import clip_norm, make_target
+from .fine_tuning import AugmentConfig, augment, clip_norm, make_target, uniform
 from .mask_rcnn import MaskRCNN
 from .runs import Processes, Run, RunConfig, schedule
 from .small import SMALL, build, lite0_names

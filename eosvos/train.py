@@ -18,11 +18,10 @@ import typer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .fine_tuning import AugmentConfig
 from .core import check_range
 from .datasets import Sequence, training_sets
+from .fine_tuning import AugmentConfig, Rates, Weights, clip_norm, initial_weights, learning_rates
 from .follow import follow_scores, load
-from .fine_tuning import Rates, Weights, clip_norm, initial_weights, learning_rates
 from .meta import MetaGradient, meta_gradient
 from .parent import ParentConfig, train_parent
 from eosvos.runs import (

@@ -42,8 +42,21 @@ def _is_pickle(file: Path | str) -> bool:
     return bool(re.match(rb'PK\x03\x04|\x80[\x02-\x05][^\x00]{2}', begin))
 
 # %% ../nbs/11_weights.ipynb #787701bf
+_RETIRED = {  # fields of earlier versions, and the one value that today's code has built in
+    'image': dict(multiple=32),
+    'rpn': dict(ratios=[0.5, 1.0, 2.0], background_iou=0.3, positives=0.5, nms_iou=0.7),
+    'roi': dict(iou=0.5, box_size=7, mask_layers=4, nms_iou=0.5, align='fast'),
+    None: dict(norm='group', norm_eps=1e-5),  # of the model itself
+}
+
+
 def _read_config(values: dict[str, Any]) -> ModelConfig:
     "A configuration from its JSON. A field that is left out has its default."
+    for part, retired in _RETIRED.items():
+        fields = values.get(part, values)
+        for name, value in retired.items():
+            if fields.get(name) == value:
+                del fields[name]  # any other value is refused below, as an unknown field
     return from_dict(ModelConfig, values, Config(strict=True, cast=[tuple]))
 
 # %% ../nbs/11_weights.ipynb #b7cdf958

@@ -1,4 +1,5 @@
 """Properties of the box geometry, on boxes that hypothesis looks for."""
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,7 +7,7 @@ from torch.testing import assert_close
 from torchvision import ops
 from torchvision.models.detection._utils import BoxCoder
 
-from eosvos.boxes import box_area, box_iou, clip_boxes, decode, encode, large_enough, nms
+from eosvos.boxes import box_area, box_iou, decode, encode
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 places = st.floats(-50, 1000, width=32)
@@ -14,21 +15,14 @@ sides = st.floats(1, 500, width=32)
 
 
 def as_boxes(rows):
-    return torch.tensor([[x, y, x + w, y + h] for x, y, w, h in rows], dtype=torch.float64).reshape(-1, 4)
+    corners = [[x, y, x + w, y + h] for x, y, w, h in rows]
+    return torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
 
 
-def lists(least=0, most=12):
+def lists(min_size=0, max_size=12):
     "Float64 boxes (N, 4) with sides from 1 to 500 pixels."
-    return st.lists(st.tuples(places, places, sides, sides), min_size=least, max_size=most).map(as_boxes)
-
-
-@st.composite
-def scored(draw):
-    "Boxes (N, 4), scores (N,) without ties, groups (N,)."
-    boxes = draw(lists())
-    order = draw(st.permutations(range(len(boxes))))
-    groups = draw(st.lists(st.integers(0, 2), min_size=len(boxes), max_size=len(boxes)))
-    return boxes, torch.tensor(order, dtype=torch.float64) / 16, torch.tensor(groups, dtype=torch.int64)
+    rows = st.tuples(places, places, sides, sides)
+    return st.lists(rows, min_size=min_size, max_size=max_size).map(as_boxes)
 
 
 @quick
@@ -60,7 +54,10 @@ def test_iou_of_a_box_and_its_part_is_the_ratio_of_areas(box, cuts):
 
 
 @quick
-@given(st.lists(st.tuples(places, places, sides, sides, places, places, sides, sides), max_size=12), st.sampled_from([(1., 1.), (10., 5.)]))
+@given(
+    st.lists(st.tuples(places, places, sides, sides, places, places, sides, sides), max_size=12),
+    st.sampled_from([(1.0, 1.0), (10.0, 5.0)]),
+)
 def test_encode_and_decode_are_inverse_up_to_the_clamp(rows, weights):
     boxes, anchors = as_boxes([r[:4] for r in rows]), as_boxes([r[4:] for r in rows])
     deltas = encode(boxes, anchors, weights)
@@ -75,48 +72,10 @@ def test_encode_and_decode_are_inverse_up_to_the_clamp(rows, weights):
 @quick
 @given(lists(1), st.lists(st.floats(-1e9, 1e9), min_size=4, max_size=4))
 def test_decode_is_finite_and_ordered_for_wild_sizes(anchors, deltas):
-    deltas = torch.tensor(deltas, dtype=torch.float64).expand(len(anchors), 4) * torch.tensor([1e-6, 1e-6, 1, 1], dtype=torch.float64)
+    deltas = torch.tensor(deltas, dtype=torch.float64).expand(len(anchors), 4) * torch.tensor(
+        [1e-6, 1e-6, 1, 1], dtype=torch.float64
+    )
     boxes = decode(deltas, anchors)
     assert boxes.isfinite().all()
     assert (boxes[:, 2:] >= boxes[:, :2]).all()
     assert (boxes[:, 2:] - boxes[:, :2] <= 62.5 * (anchors[:, 2:] - anchors[:, :2]) + 1e-6).all()
-
-
-@quick
-@given(lists(), st.integers(1, 600), st.integers(1, 900), st.floats(0, 100))
-def test_clip_is_idempotent_and_small_boxes_go(boxes, height, width, side):
-    clipped = clip_boxes(boxes, (height, width))
-    assert torch.equal(clipped, clip_boxes(clipped, (height, width)))
-    assert torch.equal(clipped, ops.clip_boxes_to_image(boxes, (height, width)))
-    assert (clipped >= 0).all() and (clipped <= torch.tensor([width, height, width, height])).all()
-    assert torch.equal(large_enough(clipped, side), ops.remove_small_boxes(clipped, side))
-
-
-@quick
-@given(scored(), st.floats(0.05, 0.95))
-def test_nms_keeps_what_it_keeps_and_drops_only_what_overlaps(case, limit):
-    boxes, scores, _ = case
-    kept = nms(boxes, scores, limit)
-    assert torch.equal(nms(boxes[kept], scores[kept], limit), torch.arange(len(kept)))
-    assert (scores[kept].diff() < 0).all()
-    dropped = sorted(set(range(len(boxes))) - set(kept.tolist()))
-    better = scores[kept][:, None] > scores[dropped]  # (K, D)
-    assert ((box_iou(boxes[kept], boxes[dropped]) > limit - 1e-9) & better).any(0).all()
-
-
-@quick
-@given(scored(), st.floats(0.05, 0.95))
-def test_nms_in_groups_is_nms_of_each_group(case, limit):
-    boxes, scores, groups = case
-    each = [members[nms(boxes[members], scores[members], limit)] for g in range(3) for members in [(groups == g).nonzero()[:, 0]]]
-    assert sorted(nms(boxes, scores, limit, groups).tolist()) == sorted(torch.cat(each).tolist())
-
-
-@quick
-@given(scored(), st.floats(0.05, 0.95), st.randoms(use_true_random=False))
-def test_nms_does_not_depend_on_the_order_of_boxes(case, limit, random):
-    boxes, scores, _ = case
-    order = list(range(len(boxes)))
-    random.shuffle(order)
-    order = torch.tensor(order, dtype=torch.int64)
-    assert torch.equal(order[nms(boxes[order], scores[order], limit)], nms(boxes, scores, limit))
