@@ -28,29 +28,30 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+import tyro
 
 from eosvos.datasets import davis
 from eosvos.follow import load, variant
 from eosvos.parent import HELD_OUT, grid_search
-from eosvos.train import read_config
+from eosvos.train import PRESETS
 from eosvos.weights import load_model, load_rates, read_weights, save_weights
 
 RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
-SEED_2 = ['seed=2', 'tasks.seed=2']
-ALONE = ['common=0']  # every rate takes its own steps only, as in the paper
-BRIEF = ['small', 'steps=150']  # a quarter of an hour, to compare what is learned
+SEED_2 = ['--seed', '2', '--tasks.seed', '2']
+ALONE = ['--common', '0']  # every rate takes its own steps only, as in the paper
+BRIEF = ['small', '--steps', '150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
     'common-1': ['small'], 'common-2': ['small', *SEED_2],
-    'long-1': ['small', 'steps=800', 'validate=200'],  # twice the budget
+    'long-1': ['small', '--steps', '800', '--validate', '200'],  # twice the budget
     'neuron-1': ['small', *ALONE], 'neuron-2': ['small', *ALONE, *SEED_2],
-    'further-1': ['small', *ALONE, 'tasks.steps=10', 'tasks.seed=3', 'lr=3e-5', 'lr_rates=0.1', 'steps=200'],
-    'rates-1': ['small', *ALONE, 'tasks.steps=10', 'lr=0', 'steps=200'],  # the initialisation stands still
-    'brief-common-1': BRIEF, 'brief-lovasz-1': BRIEF, 'brief-parameter-1': [*BRIEF, 'level=parameter'],
+    'further-1': ['small', *ALONE, '--tasks.steps', '10', '--tasks.seed', '3', '--lr', '3e-5', '--lr-rates', '0.1', '--steps', '200'],
+    'rates-1': ['small', *ALONE, '--tasks.steps', '10', '--lr', '0', '--steps', '200'],  # the initialisation stands still
+    'brief-common-1': BRIEF, 'brief-lovasz-1': BRIEF, 'brief-parameter-1': [*BRIEF, '--level', 'parameter'],
     'brief-neuron-1': [*BRIEF, *ALONE], 'brief-neuron-2': [*BRIEF, *ALONE, *SEED_2],
-    'brief-model-1': [*BRIEF, *ALONE, 'level=model'], 'brief-model-2': [*BRIEF, *ALONE, 'level=model', *SEED_2],
-    'brief-tensor-1': [*BRIEF, *ALONE, 'level=tensor'],
+    'brief-model-1': [*BRIEF, *ALONE, '--level', 'model'], 'brief-model-2': [*BRIEF, *ALONE, '--level', 'model', *SEED_2],
+    'brief-tensor-1': [*BRIEF, *ALONE, '--level', 'tensor'],
 }
 STARTS = {'further-1': 'neuron-1'}  # whose weights a training starts from; all others from the parent's
 
@@ -67,7 +68,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for t in 1, 5, 20: found[f'common-1-{t}'] = 'common-1', ['--variant', f'e-osvos-{t}']
     for name in 'common-1', 'common-2', 'neuron-1', 'neuron-2':
         for t in 0, 50, 100: found[f'{name}-{t}'] = name, ['--variant', f'e-osvos-{t}']
-        found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--no-rates', '--lr', 'search']
+        found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--lr', 'search']
         found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
         found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
@@ -89,10 +90,15 @@ def with_lovasz(file: Path, new: Path) -> Path: # the new file
     return new
 
 
+def steps_of(name: str) -> int:
+    "How many steps a training takes."
+    preset, *settings = TRAIN[name]
+    return tyro.cli(type(PRESETS[preset]), default=PRESETS[preset], args=settings).steps
+
+
 def complete(name: str, runs: Path) -> bool:
     "Whether a training has taken all its steps."
-    preset, *settings = TRAIN[name]
-    file, steps = runs / name / 'weights.safetensors', str(read_config(preset, settings).steps)
+    file, steps = runs / name / 'weights.safetensors', str(steps_of(name))
     notes = read_weights(file)[1]['notes'] if file.exists() else {}
     return notes.get('outer_steps', notes.get('steps')) == steps
 
@@ -102,12 +108,13 @@ def train(name: str, data: Path, runs: Path) -> Path: # the weights
     preset, *settings = TRAIN[name]
     if name != 'parent': start = train(STARTS.get(name, 'parent'), data, runs)
     if 'lovasz' in name: start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
-    if name != 'parent': settings.append(f'start={start}')
+    if name != 'parent': settings += ['--start', start]
     file = runs / name / 'weights.safetensors'
     if not complete(name, runs):
-        changes = [o for setting in settings for o in ('--set', setting)]
-        together(sys.executable, '-m', 'eosvos.train', preset, '--data', data, '--out', runs / name, *changes, '--resume')
-        if not complete(name, runs): sys.exit(f'{file}: expected {read_config(preset, settings).steps} steps, the training was cut short; call again to go on')
+        where = '--data', data, '--out', runs / name, '--resume'
+        together(sys.executable, '-m', 'eosvos.train', preset, *where, *settings)
+        if not complete(name, runs):
+            sys.exit(f'{file}: expected {steps_of(name)} steps, the training was cut short; call again to go on')
     return file
 
 

@@ -7,6 +7,7 @@ rest: sums over processes, optimiser, clamping. Without torchrun one process tak
 """
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -15,14 +16,14 @@ import torch
 
 from eosvos import meta
 from eosvos.runs import Processes
-from eosvos.train import PRESETS, MetaRun, change, outer_sums, task_stream
+from eosvos.train import PRESETS, MetaRun, outer_sums, task_stream
 
 WARM, STEPS = 2, 10
 
 
 def main(processes: Processes) -> None:
     if 'EOSVOS_DATA' not in os.environ: sys.exit('EOSVOS_DATA: expected the folder that holds DAVIS and images, it is not set')
-    config = change(PRESETS['small'], {'steps': WARM + STEPS})
+    config = replace(PRESETS['small'], steps=WARM + STEPS)
     run, spent, original = MetaRun(config, torch.device('cpu')), {'inner': 0.0, 'test': 0.0}, meta.loss_gradient
 
     def timed(model, weights, batch, clip, random):     # the meta loss is never clipped, inner steps are
