@@ -275,26 +275,33 @@ def _preset(model: str = 'small', variant: str = 'e-osvos-10') -> SegmentConfig:
     return named_variant(variant, load(model, 'cpu').config)
 
 
+_COMMANDS = dict(
+    segment=_Segment,
+    evaluate=_Evaluate,
+    benchmark=_Benchmark,
+    submit=_Submit,
+    demo=_Demo,
+    train=_Train,
+    weights=_Weights,
+)
+
+
 def _parse(arguments):
     "The command that is meant, with its values. SystemExit where it cannot be told."
-    commands = dict(
-        segment=_Segment,
-        evaluate=_Evaluate,
-        benchmark=_Benchmark,
-        submit=_Submit,
-        demo=_Demo,
-        train=_Train,
-        weights=_Weights,
-    )
-    name = arguments[0]
+    name, *rest = arguments or ['--help']
+    if name not in _COMMANDS:
+        about = 'Segment the objects of a video, given their masks in one frame (e-OSVOS).'
+        tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS, prog='eosvos', description=about, args=[name]
+        )
+    command = _COMMANDS[name]
     if name in ('segment', 'benchmark'):
-        preset, _ = tyro.cli(_preset, args=arguments, return_unknown_args=True, add_help=False)
-        commands[name] = partial(commands[name], config=preset)
-    return tyro.extras.subcommand_cli_from_dict(
-        commands,
-        prog='eosvos',
-        description='Segment the objects of a video, given their masks in one frame (e-OSVOS).',
-        args=arguments,
+        preset, _ = tyro.cli(_preset, args=rest, return_unknown_args=True, add_help=False)
+        command = partial(command, config=preset)
+    return tyro.cli(
+        command,
+        prog=f'eosvos {name}',
+        args=rest,
         config=(
             tyro.conf.CascadeSubcommandArgs,  # `train PRESET --data DATA`
             tyro.conf.OmitSubcommandPrefixes,
@@ -311,7 +318,7 @@ def app(
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda said, *_: print(f'eosvos: {said}', file=sys.stderr)
-            _parse(arguments or ['--help']).run()
+            _parse(arguments).run()
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, FloatingPointError, OSError) as error:
