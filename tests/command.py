@@ -29,7 +29,16 @@ def invoke(arguments):
     )
 
 
-def preset(name, *words):
-    "A preset of training with other values, as the command line says them: '--steps', 3, ..."
+def preset(name, changes):
+    "A preset of training with other values, by name: {'tasks.steps': 2, ...}."
+    words = []
+    for key, value in changes.items():
+        if isinstance(value, bool):
+            words.append(f'--{key}' if value else f'--no-{key}')
+            continue
+        values = value if isinstance(value, list) else [value]
+        words.append(f'--{key}')
+        for part in values:
+            words += part if isinstance(part, list) else [part]
     chosen = PRESETS[name]
     return tyro.cli(type(chosen), default=chosen, args=[str(word) for word in words])
