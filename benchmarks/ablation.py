@@ -37,6 +37,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import tyro
 
 from eosvos.datasets import HELD_OUT, davis
 from eosvos.follow import follow_scores, load, variant
@@ -45,41 +46,49 @@ from eosvos.weights import load_model, load_rates, read_weights, save_weights
 
 RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
-SEED_2 = ['seed=2']
-ALONE = ['shared_step=0']  # every rate takes its own steps only, as in the paper
-BRIEF = ['small', 'steps=150']  # a quarter of an hour, to compare what is learned
+SEED_2 = ['--seed', '2']
+ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
+BRIEF = ['small', '--steps', '150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
     'common-1': ['small'],
     'common-2': ['small', *SEED_2],
-    'long-1': ['small', 'steps=800', 'validate_every=200'],  # twice the budget
+    'long-1': ['small', '--steps', '800', '--validate-every', '200'],  # twice the budget
     'neuron-1': ['small', *ALONE],
     'neuron-2': ['small', *ALONE, *SEED_2],
     # other tasks; when it was measured, the draws within a step were still those of seed 1
     'further-1': [
         'small',
         *ALONE,
-        'tasks.steps=10',
-        'seed=3',
-        'lr=3e-5',
-        'lr_rates=0.1',
-        'steps=200',
+        '--tasks.steps',
+        '10',
+        '--seed',
+        '3',
+        '--lr',
+        '3e-5',
+        '--lr-rates',
+        '0.1',
+        '--steps',
+        '200',
     ],
     'rates-1': [
         'small',
         *ALONE,
-        'tasks.steps=10',
-        'lr=0',
-        'steps=200',
+        '--tasks.steps',
+        '10',
+        '--lr',
+        '0',
+        '--steps',
+        '200',
     ],  # the initialisation stands still
     'brief-common-1': BRIEF,
     'brief-lovasz-1': BRIEF,
-    'brief-parameter-1': [*BRIEF, 'level=parameter'],
+    'brief-parameter-1': [*BRIEF, '--level', 'parameter'],
     'brief-neuron-1': [*BRIEF, *ALONE],
     'brief-neuron-2': [*BRIEF, *ALONE, *SEED_2],
-    'brief-model-1': [*BRIEF, *ALONE, 'level=model'],
-    'brief-model-2': [*BRIEF, *ALONE, 'level=model', *SEED_2],
-    'brief-tensor-1': [*BRIEF, *ALONE, 'level=tensor'],
+    'brief-model-1': [*BRIEF, *ALONE, '--level', 'model'],
+    'brief-model-2': [*BRIEF, *ALONE, '--level', 'model', *SEED_2],
+    'brief-tensor-1': [*BRIEF, *ALONE, '--level', 'tensor'],
 }
 STARTS = {
     'further-1': 'neuron-1'
@@ -107,10 +116,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for name in 'common-1', 'common-2', 'neuron-1', 'neuron-2':
         for t in 0, 50, 100:
             found[f'{name}-{t}'] = name, ['--variant', f'e-osvos-{t}']
-        found[f'{name}-10-start'] = (
-            name,
-            ['--variant', 'e-osvos-10', '--no-rates', '--lr', 'search'],
-        )
+        found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--lr', 'search']
         found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
         found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
@@ -132,11 +138,10 @@ def with_lovasz(file: Path, new: Path) -> Path:  # the new file
     return new
 
 
-def steps_of(name: str) -> str:
+def steps_of(name: str) -> int:
     "How many steps a training takes."
     preset, *settings = TRAIN[name]
-    changed = dict(setting.split('=') for setting in settings)
-    return changed.get('steps', str(PRESETS[preset].steps))
+    return tyro.cli(type(PRESETS[preset]), default=PRESETS[preset], args=settings).steps
 
 
 def complete(name: str, runs: Path) -> bool:
@@ -154,14 +159,15 @@ def train(name: str, data: Path, runs: Path) -> Path:  # the weights
     if 'lovasz' in name:
         start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
     if name != 'parent':
-        settings.append(f'start={start}')
+        settings += ['--start', start]
     file = runs / name / 'weights.safetensors'
     if not complete(name, runs):
-        places = ['--data', data, '--out', runs / name, '--resume']
-        changes = [o for setting in settings for o in ('--set', setting)]
-        together(sys.executable, '-m', 'eosvos.train', preset, *places, *changes)
+        where = '--data', data, '--out', runs / name, '--resume'
+        together(sys.executable, '-m', 'eosvos.train', preset, *where, *settings)
         if not complete(name, runs):
-            sys.exit(f'{file}: expected {steps_of(name)} steps; call again to go on')
+            sys.exit(
+                f'{file}: expected {steps_of(name)} steps, the training was cut short; call again to go on'
+            )
     return file
 
 
