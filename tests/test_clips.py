@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from command import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
 from eosvos import cli, follow
 from eosvos.video import open_clip, read_mask, write_mask, write_video
@@ -17,7 +17,7 @@ from eosvos.video import open_clip, read_mask, write_mask, write_video
 
 def eosvos(*arguments):
     "Run a command in this process."
-    return CliRunner().invoke(cli.app, [str(o) for o in arguments])
+    return invoke([str(o) for o in arguments])
 
 
 def refused(*arguments):

@@ -20,7 +20,6 @@ from eosvos.fine_tuning import FineTuneConfig
 from eosvos.follow import SegmentConfig, Tracker, follow
 from eosvos.mask_rcnn import ImageConfig
 from eosvos.tasks import TaskConfig, Tasks
-from eosvos.train import read_config
 from eosvos.video import Clip, object_ids, read_mask, write_mask
 
 quick = settings(
@@ -236,13 +235,6 @@ def test_a_meta_json_with_a_byte_order_mark(tmp_path):
     file = make_youtube(tmp_path) / 'valid/meta.json'
     file.write_text(file.read_text(), 'utf-8-sig')
     assert youtube_vos(tmp_path, 'valid')[0].ids == [2, 7, 10]
-
-
-def test_settings_with_a_byte_order_mark(tmp_path):
-    text = 'preset = "small"\r\nsteps = 3\r\nheld_out = ["zoö"]\r\n'
-    (tmp_path / 'run.toml').write_text(text, 'utf-8-sig')
-    config = read_config(str(tmp_path / 'run.toml'), [])
-    assert config.steps == 3 and config.held_out == ('zoö',) and config.stride == 4
 
 
 def test_objects_that_appear_later(tmp_path):

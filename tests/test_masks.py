@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
+from command import invoke
 from PIL import Image, ImageFilter
-from typer.testing import CliRunner
 
 from eosvos import cli
 from eosvos.core import DEMO
@@ -325,12 +325,12 @@ def test_the_command_names_the_way_out_of_a_soft_edge(tmp_path, clip, monkeypatc
     soft.save(tmp_path / 'soft.png')
     mask, out = str(tmp_path / 'soft.png'), str(tmp_path / 'out')
     command = ['segment', str(clip.files[0].parent), mask, '--out', out]
-    refused = CliRunner().invoke(cli.app, command)
+    refused = invoke(command)
     assert refused.exit_code == 1 and '--binarize 128' in refused.stderr
     assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / 'out').exists()
     taken = []
     monkeypatch.setattr(
         cli, 'write_results', lambda tracker, clip, given, out, watch: taken.append(given)
     )
-    assert CliRunner().invoke(cli.app, [*command, '--binarize', '128']).exit_code == 0
+    assert invoke([*command, '--binarize', '128']).exit_code == 0
     assert torch.equal(taken[0][0], torch.from_numpy(np.asarray(soft) >= 128).long())

@@ -8,12 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from command import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from typer.testing import CliRunner
 
-from eosvos import cli, metrics
+from eosvos import metrics
 from eosvos.metrics import (
     _boundary,
     _dilate,
@@ -774,7 +774,7 @@ def test_the_command_counts_all_objects_as_one(tmp_path):
     for name, second in (('two', 2), ('one', 1)):
         clip(tmp_path / name, second=second)
     command = ['evaluate', str(tmp_path / 'two'), str(tmp_path / 'one')]
-    refused = CliRunner().invoke(cli.app, command)
+    refused = invoke(command)
     assert refused.exit_code == 1 and '--single' in refused.stderr
-    scored = CliRunner().invoke(cli.app, [*command, '--single'])
+    scored = invoke([*command, '--single'])
     assert scored.exit_code == 0 and 'one_1' in scored.stdout and scored.stdout.count('100.0') == 6

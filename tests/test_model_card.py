@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from torch.nn import GroupNorm
 
-from eosvos.benchmark import read_json
+from eosvos.benchmark import percent, read_json
 from eosvos.resnet import FrozenBatchNorm2d
-from eosvos.tables import percent
 from eosvos.weights import SHIPPED, load_model, load_rates
 
 RESULTS = Path(__file__).parent.parent / 'benchmarks/ablation'

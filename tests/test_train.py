@@ -20,7 +20,6 @@ from eosvos.follow import SMALL_SEGMENT, Tracker, follow_scores
 from eosvos.parent import ParentConfig, ParentRun, Pictures, train_parent
 from eosvos.runs import Processes, own_device, schedule
 from eosvos.small import SMALL
-from eosvos.train import main
 from eosvos.video import VOID, read_mask, write_mask
 from eosvos.weights import SHIPPED, load_model, read_weights
 
@@ -172,12 +171,6 @@ def test_every_process_computes_on_its_own_gpu(monkeypatch):
     found = [own_device(name) for name in ('auto', 'cuda', 'cuda:1', 'cpu')]
     assert [str(device) for device in found] == ['cuda:3', 'cuda:3', 'cuda:1', 'cpu']
     assert current[1:] == found[:3]
-
-
-def test_unknown_preset_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='grandparent'):
-        main('grandparent', tmp_path, tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
 
 
 def test_shipped_parent_is_of_the_recipe():
