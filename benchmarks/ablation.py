@@ -118,9 +118,9 @@ def rows() -> dict[str, tuple[str, list[str]]]:
             found[f'{name}-{t}'] = name, ['--variant', f'e-osvos-{t}']
         found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--lr', 'search']
         found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
-        found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--boxes', '0']
+        found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--extra-boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
-        found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--overlap', '0']
+        found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--nearness', '0']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
     return found
 

@@ -184,7 +184,7 @@ def select_detection(
 # %% ../nbs/16_follow.ipynb #740b7cc6
 def _resize_to_model(image, mask, model):  # (3, H, W), (H, W) bool or ids -> the same, smaller
     "An image and a mask at the size at which the model works, where that is smaller."
-    size = resized(tuple(mask.shape), model.config)
+    size = resized(tuple(mask.shape), model.image_config)
     if size[0] >= mask.shape[0]:
         return image, mask
     image = F.interpolate(image[None], size, mode='bilinear', antialias=True)[0]
@@ -246,7 +246,7 @@ class Follower:
         box = boxes[0] - boxes.new_tensor([left, top, left, top])  # in pixels of the window
         random = generator(*self.key, 'jitter', self.steps)
         options = dict(
-            given=[jitter(box, config.extra_boxes, random)],
+            extra_boxes=[jitter(box, config.extra_boxes, random)],
             choose=lambda found: select_detection(found, box, config.nearness, max_area),
         )
         view = [image[:, rows, columns]]

@@ -204,7 +204,7 @@ def test_learned_rates(tmp_path):
 def test_rates_and_switches_belong_to_the_setup(sequences, tmp_path):
     _prepare_folder(tmp_path / 'out', setup(sequences))
     for key, other in {
-        'config.boxes': setup(sequences, replace(QUICK, boxes=0)),
+        'config.extra_boxes': setup(sequences, replace(QUICK, extra_boxes=0)),
         'config.seed': setup(sequences, replace(QUICK, seed=2)),
         'init': setup(sequences, init='small'),
         'sequences': setup(sequences[:2]),
@@ -591,11 +591,11 @@ def test_switches_reach_the_setup(root, tmp_path, monkeypatch):
         benchmark, 'sleep', lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     more = (
-        '--boxes',
+        '--extra-boxes',
         0,
         '--lr',
         0.5,
-        '--overlap',
+        '--nearness',
         0.25,
         '--online-frames',
         'paper',
@@ -610,8 +610,8 @@ def test_switches_reach_the_setup(root, tmp_path, monkeypatch):
     said = json.loads((tmp_path / 'out/setup.json').read_text())
     config = said['config']
     assert (
-        config['boxes'],
-        config['overlap'],
+        config['extra_boxes'],
+        config['nearness'],
         config['online_frames'],
         config['online_reset'],
         config['seed'],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -129,16 +130,16 @@ def test_a_folder_of_masks_needs_no_number_of_a_frame(frames, mask, out, tmp_pat
 
 @pytest.fixture
 def as_video(frames, tmp_path):
-    write_video(
-        tmp_path / 'clip.mp4', [read_image(path) for path in sorted(frames.iterdir())], fps=10
-    )
+    images = [read_image(path) for path in sorted(frames.iterdir())]
+    times = [Fraction(i, 10) for i in range(len(images) + 1)]
+    write_video(tmp_path / 'clip.mp4', images, times)
     return tmp_path / 'clip.mp4'
 
 
 def test_video_file(as_video, mask, out):
     works(*segment(as_video, mask, out))
     assert names(out / 'masks') == ['00000.png', '00001.png', '00002.png']
-    assert open_clip(out / 'overlay.mp4').fps == 10
+    assert open_clip(out / 'overlay.mp4').times[1] == Fraction(1, 10)
 
 
 def test_names_of_the_frames_are_kept(frames, mask, out):
@@ -210,7 +211,7 @@ def test_options_reach_the_configuration(frames, mask, out, monkeypatch):
         6,
         '--online-iterations',
         2,
-        '--overlap',
+        '--nearness',
         0.5,
         '--max-growth',
         3,
@@ -332,7 +333,7 @@ def test_a_device_that_is_not_there(frames, mask, out):
         '--mask-frame -1': 'expected a frame from 0 to 2, got -1',
         '--binarize 300': 'expected the mask of an object',
         '--lr -0.5': 'rates: expected at least 0',
-        '--overlap 1.5': 'overlap: expected 0 to 1, got 1.5',
+        '--nearness 1.5': 'nearness: expected 0 to 1, got 1.5',
     }.items(),
 )
 def test_options_out_of_range(frames, mask, out, words, said):
@@ -668,13 +669,13 @@ def test_train_refuses(tmp_path):
         '': 'demo segment evaluate benchmark submit train weights',
         'demo': '--out --device',
         'evaluate': 'PREDICTIONS ANNOTATIONS --csv --plot --protocol --workers',
-        'benchmark': 'ROOT --dataset --split --out --variant --model --init --lr --boxes '
-        '--overlap --online-frames --online-reset '
+        'benchmark': 'ROOT --dataset --split --out --variant --model --init --lr --extra-boxes '
+        '--nearness --online-frames --online-reset '
         '--device --seed --fine-tune.batch',
         'submit': 'PREDICTIONS ROOT --dataset --split --out',
         'segment': 'FRAMES MASK --out --model --fine-tune.iterations --lr --online '
         '--no-online --online-every --online-iterations '
-        '--online-frames --online-reset --overlap --fill --max-growth --mask-frame --device --seed',
+        '--online-frames --online-reset --nearness --fill --max-growth --mask-frame --device --seed',
         'weights': 'coco import',
         'weights coco': 'FILE --out',
         'weights import': 'FILE --out',

@@ -280,7 +280,7 @@ class Blind(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
 
-    def forward(self, images, targets=None, given=None, generator=None, choose=None):
+    def forward(self, images, targets=None, extra_boxes=None, generator=None, choose=None):
         return [
             dict(
                 boxes=torch.zeros(0, 4),
@@ -295,7 +295,7 @@ def test_segment_takes_what_is_given(tmp_path):
     (sequence,) = youtube_vos(make_youtube(tmp_path), 'valid')
     found = dict(
         follow(
-            Tracker(Blind(), 1e-3, SegmentConfig(FineTuneConfig(iterations=0), boxes=2)),
+            Tracker(Blind(), 1e-3, SegmentConfig(FineTuneConfig(iterations=0), extra_boxes=2)),
             sequence.clip(),
             sequence.given(),
         )
@@ -441,7 +441,7 @@ def test_a_picture_without_an_object_is_named_and_left_out(tmp_path):
             (tmp_path / place).mkdir(exist_ok=True)
         rgb((16, 12)).save(tmp_path / 'images' / f'{name}.jpg')
         write_mask(tmp_path / 'masks' / f'{name}.png', ids)
-    stills, config = image_set(tmp_path), TaskConfig(shares=(('made', 1),))
+    stills, config = image_set(tmp_path), TaskConfig(set_weights=(('made', 1),))
     blank = r'masks/blank\.png: expected an object'
     with pytest.warns(UserWarning, match=f'{blank} .*; left out$') as warned:
         tasks = Tasks(dict(made=stills), config)

@@ -78,7 +78,7 @@ class Scripted(nn.Module):
         self.weight, self.config = nn.Parameter(torch.ones(())), ImageConfig(H, W)
         self.boxes, self.trained, self.seen = [], [], []
 
-    def forward(self, images, targets=None, given=None, generator=None, choose=None):
+    def forward(self, images, targets=None, extra_boxes=None, generator=None, choose=None):
         if targets is not None:
             self.trained.append(
                 (
@@ -88,12 +88,12 @@ class Scripted(nn.Module):
             )
             return dict(loss=self.weight * sum(image[0].mean() for image in images))
         self.seen.append(self.weight.item())
-        self.boxes.append(None if given is None else given[0])
+        self.boxes.append(None if extra_boxes is None else extra_boxes[0])
         mask = images[0][0] > 0.5
-        if given is not None and len(given[0]):
+        if extra_boxes is not None and len(extra_boxes[0]):
             (x1, y1), (x2, y2) = (
-                given[0][:, :2].amin(0).floor().int().clamp(min=0),
-                given[0][:, 2:].amax(0).ceil().int(),
+                extra_boxes[0][:, :2].amin(0).floor().int().clamp(min=0),
+                extra_boxes[0][:, 2:].amax(0).ceil().int(),
             )
             hull = torch.zeros_like(mask)
             hull[y1:y2, x1:x2] = True
@@ -367,7 +367,7 @@ def test_nearness_keeps_to_one_of_two():
     "Two squares in every box: the larger score is elsewhere."
 
     class Two(Scripted):
-        def forward(self, images, targets=None, given=None, generator=None, choose=None):
+        def forward(self, images, targets=None, extra_boxes=None, generator=None, choose=None):
             masks = torch.stack([images[0][0] > 0.5, images[0][1] > 0.5]).float()
             k = choose(dict(boxes=masks_to_boxes(masks), scores=torch.tensor([0.7, 0.9])))
             return [
@@ -642,7 +642,7 @@ def test_shares_of_a_large_object_stay():
 def small():
     "The shipped model, looking at small pictures."
     model, _ = load_model('small')
-    model.config = ImageConfig(128, 224, mean=model.config.mean, std=model.config.std)
+    model.image_config = ImageConfig(128, 224, mean=model.image_config.mean, std=model.image_config.std)
     return model
 
 
@@ -788,7 +788,7 @@ def test_no_detection_beyond_the_limit(areas, limit, chosen):
 class Jumping(Scripted):
     "Finds a small square while it is there, and else the whole picture."
 
-    def forward(self, images, targets=None, given=None, generator=None, choose=None):
+    def forward(self, images, targets=None, extra_boxes=None, generator=None, choose=None):
         mask = images[0][0] > 0.5
         mask = mask if mask.any() else torch.ones_like(mask)
         one = dict(boxes=masks_to_boxes(mask[None]), scores=torch.tensor([0.6]))

@@ -134,7 +134,7 @@ def test_round_trip(tmp_path, config):
 
 def test_a_model_that_was_read_runs(saved):
     model, config = load_model(saved)
-    assert model.config == config.image
+    assert model.image_config == config.image
     with torch.no_grad():
         found = model([torch.rand(3, 40, 60)])
     assert found[0]['masks'].shape[1:] == (40, 60)
