@@ -75,7 +75,7 @@ class Scripted(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight, self.config = nn.Parameter(torch.ones(())), ImageConfig(H, W)
+        self.weight, self.image_config = nn.Parameter(torch.ones(())), ImageConfig(H, W)
         self.boxes, self.trained, self.seen = [], [], []
 
     def forward(self, images, targets=None, extra_boxes=None, generator=None, choose=None):
