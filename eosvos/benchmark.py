@@ -24,7 +24,7 @@ from .datasets import Sequence, davis, youtube_vos
 from .follow import Tracker, follow
 from .metrics import evaluate, write_csv
 from .runs import Processes, difference
-from .video import object_ids, picture_size, read_mask, write_mask
+from .video import object_ids, read_mask, write_mask
 from .weights import SHIPPED
 
 # %% ../nbs/23_benchmark.ipynb #99a2feca
@@ -180,13 +180,11 @@ def _asked_masks(predictions, sequence):
     ids, files = {0, *sequence.ids}, []
     for i in range(len(sequence.frames)) if sequence.asked is None else sequence.asked:
         file = predictions / sequence.name / f'{sequence.frames[i].stem}.png'
-        mask, size = read_mask(file, False), picture_size(sequence.frames[i])
+        mask = read_mask(file, False, sequence.frames[i])
         with Image.open(file) as picture:
             kind = f'{picture.format} {picture.mode}'
         if kind != 'PNG P':
             raise ValueError(f'{file}: expected PNG with a palette (mode P), got {kind}')
-        if mask.shape != size:
-            raise ValueError(f'{file}: expected height x width {size}, got {tuple(mask.shape)}')
         if strange := set(mask.unique().tolist()) - ids:
             raise ValueError(f'{file}: expected ids among {sorted(ids)}, got {min(strange)}')
         files.append(file)

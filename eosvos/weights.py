@@ -53,10 +53,9 @@ _RETIRED = {  # fields of earlier versions, and the one value that today's code 
 def _read_config(values: dict[str, Any]) -> ModelConfig:
     "A configuration from its JSON. A field that is left out has its default."
     for part, retired in _RETIRED.items():
-        fields = values.get(part, values)
-        for name, value in retired.items():
-            if fields.get(name) == value:
-                del fields[name]  # any other value is refused below, as an unknown field
+        fields = values.get(part, {}) if part else values
+        for name in [name for name in retired if name in fields and fields[name] == retired[name]]:
+            del fields[name]  # any other value is refused below, as an unknown field
     return from_dict(ModelConfig, values, Config(strict=True, cast=[tuple]))
 
 # %% ../nbs/11_weights.ipynb #b7cdf958
