@@ -168,7 +168,7 @@ def measure(
 def many_tasks() -> list[float]: # MB
     "The peaks after 10 and after 100 tasks of one step, on small pictures."
     task, peaks = make_task('small', 1), {}
-    task.model.config = replace(task.model.config, min_side=96, max_side=160)
+    task.model.image_config = replace(task.model.image_config, min_side=96, max_side=160)
     reset_peak()
     for count in range(1, 101):
         meta_gradient(**vars(task))

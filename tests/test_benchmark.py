@@ -445,7 +445,7 @@ def test_the_archive_of_davis(sequences, tmp_path):
         ),
         (
             lambda file: write_mask(file, torch.ones(54, 95, dtype=torch.int64)),
-            r'00001.png: expected height x width \(54, 96\), got \(54, 95\)',
+            r'00001.png: expected 96x54 pixels .* as its frame has, got 95x54',
         ),
         (
             lambda file: write_mask(file, torch.full((54, 96), 2)),

@@ -32,7 +32,7 @@ from eosvos.mask_rcnn import (
 )
 from eosvos.roi_align import roi_align, roi_align_fast
 from eosvos.rpn import RPN
-from eosvos.weights import SHIPPED, as_config, load_model, read_weights
+from eosvos.weights import SHIPPED, _read_config, load_model, read_weights
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
@@ -216,11 +216,11 @@ def test_weights_of_earlier_versions_call_the_hinge_lovasz(tmp_path):
     ],
 )
 def test_a_field_of_earlier_versions_may_only_say_what_is_built_in(part, name, built_in, other):
-    assert as_config(ModelConfig, {part: {name: built_in}}) == ModelConfig()
+    assert _read_config({part: {name: built_in}}) == ModelConfig()
     with pytest.raises(ValueError, match=f'{name} can only be .* now, got '):
-        as_config(ModelConfig, {part: {name: other}})
+        _read_config({part: {name: other}})
     with pytest.raises(ValueError, match="norm can only be 'group' now, got 'frozen'"):
-        as_config(ModelConfig, dict(norm='frozen'))
+        _read_config(dict(norm='frozen'))
 
 
 # ---- unknown pixels

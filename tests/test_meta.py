@@ -290,7 +290,7 @@ def small():
     "The shipped model in float64 on small pictures: its initialisation, rates, two batches of two views, and a later frame."
     model, _ = load_model('small')
     model = model.double()
-    model.config = replace(model.config, min_side=64, max_side=128)
+    model.image_config = replace(model.image_config, min_side=64, max_side=128)
     (image, ids), (later, later_ids) = (demo_frame(i) for i in (0, 12))
     image, later = (o[:, ::4, ::4].double() for o in (image, later))
     config = FineTuneConfig(iterations=2, batch=2, view=AugmentConfig(angle=10))
