@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/ablation.py DATA 'common-1*'  # only for rows with such names
 
 It takes many hours. DATA holds parts of DAVIS and sets of still pictures that no script lays out:
-notebook `26_study` says which, and how they were resized. The training of the parent needs the
+notebook `18_study` says which, and how they were resized. The training of the parent needs the
 extra `train` besides.
 
 Two processes of one thread share each training and each measurement. What is interrupted goes on

@@ -1,4 +1,4 @@
-"Conventions and helpers: what is no lesson of notebook 00."
+"Conventions and helpers: what is no lesson of workshop page 1."
 
 import os
 
