@@ -520,9 +520,7 @@ def test_evaluate(scored, tmp_path, below):
         'evaluate', *[folder / below for folder in scored], '--csv', tmp_path / 'deep/scores'
     )
     assert [
-        line.strip('│┃ ').split()
-        for line in text.splitlines()
-        if 'walk' in line or 'mean' in line
+        line.strip('│┃ ').split() for line in text.splitlines() if 'walk' in line or 'mean' in line
     ] == [
         ['walk[1]_1', '│', '100.0', '│', '100.0', '│', '100.0'],
         ['walk[1]_2', '│', '66.7', '│', '66.7', '│', '66.7'],

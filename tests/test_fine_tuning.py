@@ -253,7 +253,9 @@ def toy():
 def small():
     "The shipped model, looking at small pictures."
     model, _ = load_model('small')
-    model.image_config = ImageConfig(96, 160, mean=model.image_config.mean, std=model.image_config.std)
+    model.image_config = ImageConfig(
+        96, 160, mean=model.image_config.mean, std=model.image_config.std
+    )
     return model
 
 

@@ -642,7 +642,9 @@ def test_shares_of_a_large_object_stay():
 def small():
     "The shipped model, looking at small pictures."
     model, _ = load_model('small')
-    model.image_config = ImageConfig(128, 224, mean=model.image_config.mean, std=model.image_config.std)
+    model.image_config = ImageConfig(
+        128, 224, mean=model.image_config.mean, std=model.image_config.std
+    )
     return model
 
 

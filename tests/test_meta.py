@@ -1,4 +1,5 @@
 "Meta-gradients: the closed form against autograd, finite differences and torch's own SGD."
+
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eosvos.core import demo_frame, generator
-from eosvos.fine_tuning import LEVELS, AugmentConfig, FineTuneConfig, as_target, augmented_batches, fine_tune, initial_weights, learning_rates, loss_gradient
+from eosvos.fine_tuning import (
+    LEVELS,
+    AugmentConfig,
+    FineTuneConfig,
+    as_target,
+    augmented_batches,
+    fine_tune,
+    initial_weights,
+    learning_rates,
+    loss_gradient,
+)
 from eosvos.meta import meta_gradient, unrolled_meta_gradient
 from eosvos.weights import load_model
 
@@ -19,6 +30,7 @@ STRONG, WEAK = 0.05, 1e9  # clip every gradient of the toy, or none
 
 class Toy(nn.Module):
     "Smooth, with two losses; `unused` is used by none of them. The random numbers that come in shift the input."
+
     def __init__(self):
         super().__init__()
         with torch.random.fork_rng():
@@ -36,7 +48,9 @@ class Toy(nn.Module):
 def batch(seed):
     "Six points of three coordinates, and where they should go."
     random = generator('batch', seed)
-    return [torch.randn(1, 3, 6, generator=random, dtype=torch.float64)], [torch.randn(1, 2, 6, generator=random, dtype=torch.float64)]
+    return [torch.randn(1, 3, 6, generator=random, dtype=torch.float64)], [
+        torch.randn(1, 2, 6, generator=random, dtype=torch.float64)
+    ]
 
 
 TRAIN, TEST = [batch(t) for t in range(STEPS)], batch('test')
@@ -45,7 +59,10 @@ TRAIN, TEST = [batch(t) for t in range(STEPS)], batch('test')
 def rates_of(weights, level='neuron', value=0.05, seed=1):
     "Rates in float64. A scalar is its own neuron."
     shaped = {name: w if w.dim() else w[None] for name, w in weights.items()}
-    return {name: r.double() if weights.get(name, r).dim() else r.double().view(()) for name, r in learning_rates(shaped, level, value, seed=seed).items()}
+    return {
+        name: r.double() if weights.get(name, r).dim() else r.double().view(())
+        for name, r in learning_rates(shaped, level, value, seed=seed).items()
+    }
 
 
 def setting(level='neuron', **options):
@@ -65,7 +82,8 @@ def assert_close(got, expected, share):
 
 def assert_equal(a, b):
     "The same meta-gradient to the last bit."
-    for part in ('weights', 'rates'): assert_close(getattr(a, part), getattr(b, part), 0)
+    for part in ('weights', 'rates'):
+        assert_close(getattr(a, part), getattr(b, part), 0)
     assert a.losses == b.losses and a.inner == b.inner
 
 
@@ -74,12 +92,16 @@ def both(task, share, **options):
     ours, theirs = (f(*task, key=KEY, **options) for f in (meta_gradient, unrolled_meta_gradient))
     assert_close(ours.weights, theirs.weights, share)
     assert_close(ours.rates, theirs.rates, share)
-    assert ours.losses == pytest.approx(theirs.losses, rel=share) and len(ours.inner) == len(theirs.inner) == len(task[3])
-    for a, b in zip(ours.inner, theirs.inner): assert a == pytest.approx(b, rel=share)
+    assert ours.losses == pytest.approx(theirs.losses, rel=share) and len(ours.inner) == len(
+        theirs.inner
+    ) == len(task[3])
+    for a, b in zip(ours.inner, theirs.inner):
+        assert a == pytest.approx(b, rel=share)
     return ours
 
 
 # ---- the closed form
+
 
 @pytest.mark.parametrize('shares', [None, {0: 0.2, 2: 0.3, STEPS: 0.5}])
 @pytest.mark.parametrize('clip', [None, WEAK, STRONG])
@@ -91,27 +113,51 @@ def test_equals_autograd(level, clip, shares):
 
 
 def test_clipping_acts_only_where_the_norm_is_greater():
-    free, weak, strong = (meta_gradient(*setting(), clip=clip, key=KEY) for clip in (None, WEAK, STRONG))
+    free, weak, strong = (
+        meta_gradient(*setting(), clip=clip, key=KEY) for clip in (None, WEAK, STRONG)
+    )
     assert_equal(free, weak)
     assert strong.inner[0] == free.inner[0] and strong.inner[1] != free.inner[1]
 
 
 def test_a_rate_for_some_and_one_for_all_others():
     toy, start, _, *data = setting()
-    rates = {'net.0.weight': torch.full((4, 1, 1), 0.07, dtype=torch.float64), '': torch.tensor(0.03, dtype=torch.float64)}
+    rates = {
+        'net.0.weight': torch.full((4, 1, 1), 0.07, dtype=torch.float64),
+        '': torch.tensor(0.03, dtype=torch.float64),
+    }
     found = both((toy, start, rates, *data), 1e-10)
-    each = meta_gradient(toy, start, {name: rates.get(name, rates['']).expand_as(w).clone() for name, w in start.items()}, *data, key=KEY)
+    each = meta_gradient(
+        toy,
+        start,
+        {name: rates.get(name, rates['']).expand_as(w).clone() for name, w in start.items()},
+        *data,
+        key=KEY,
+    )
     others = sum(g.sum() for name, g in each.rates.items() if name != 'net.0.weight')
     torch.testing.assert_close(found.rates[''], others, rtol=1e-10, atol=0)
-    assert_close({'w': found.rates['net.0.weight']}, {'w': each.rates['net.0.weight'].sum((1, 2), keepdim=True)}, 1e-10)
+    assert_close(
+        {'w': found.rates['net.0.weight']},
+        {'w': each.rates['net.0.weight'].sum((1, 2), keepdim=True)},
+        1e-10,
+    )
 
 
 def test_shares_add_up():
     whole = meta_gradient(*setting(), key=KEY, shares={1: 0.3, STEPS: 0.7})
-    parts = [(share, meta_gradient(*setting(), key=KEY, shares={t: 1.0})) for t, share in ((1, 0.3), (STEPS, 0.7))]
+    parts = [
+        (share, meta_gradient(*setting(), key=KEY, shares={t: 1.0}))
+        for t, share in ((1, 0.3), (STEPS, 0.7))
+    ]
     for part in ('weights', 'rates'):
-        assert_close(getattr(whole, part), {n: sum(s * getattr(p, part)[n] for s, p in parts) for n in getattr(whole, part)}, 1e-12)
-    assert whole.losses == parts[1][1].losses == meta_gradient(*setting(), key=KEY).losses, 'those of the last time'
+        assert_close(
+            getattr(whole, part),
+            {n: sum(s * getattr(p, part)[n] for s, p in parts) for n in getattr(whole, part)},
+            1e-12,
+        )
+    assert whole.losses == parts[1][1].losses == meta_gradient(*setting(), key=KEY).losses, (
+        'those of the last time'
+    )
     assert whole.loss == sum(whole.losses.values())
 
 
@@ -119,20 +165,33 @@ def test_no_steps_leave_the_ordinary_gradient():
     toy, start, rates, _, test = setting()
     found = both((toy, start, rates, [], test), 1e-10)
     sum(toy(*test, generator=generator(*KEY, 'test', 0)).values()).backward()
-    assert_close(found.weights, {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in toy.named_parameters()}, 1e-12)
+    assert_close(
+        found.weights,
+        {
+            name: torch.zeros_like(p) if p.grad is None else p.grad
+            for name, p in toy.named_parameters()
+        },
+        1e-12,
+    )
     assert not any(g.any() for g in found.rates.values()) and found.inner == []
 
 
 def test_weights_that_no_loss_uses_get_zeros():
     toy, start, rates, *data = setting()
-    for found in (meta_gradient(toy, start, rates, *data), *(unrolled_meta_gradient(toy, start, rates, *data, second_order=o) for o in (False, True))):
+    for found in (
+        meta_gradient(toy, start, rates, *data),
+        *(unrolled_meta_gradient(toy, start, rates, *data, second_order=o) for o in (False, True)),
+    ):
         assert torch.equal(found.weights['unused'], torch.zeros(2, 3, dtype=torch.float64))
         assert torch.equal(found.rates['unused'], torch.zeros(2, 1, dtype=torch.float64))
 
 
 # ---- plain SGD
 
-@pytest.mark.parametrize('clip, share', [(None, 1e-10), (STRONG, 1e-4)])  # torch divides by the norm + 1e-6
+
+@pytest.mark.parametrize(
+    'clip, share', [(None, 1e-10), (STRONG, 1e-4)]
+)  # torch divides by the norm + 1e-6
 def test_equal_rates_are_sgd_of_torch_and_then_a_gradient(clip, share):
     toy, start, _, train, test = setting()
     lr = 0.05
@@ -142,56 +201,88 @@ def test_equal_rates_are_sgd_of_torch_and_then_a_gradient(clip, share):
     for t, data in enumerate(train):
         optimizer.zero_grad()
         losses = toy(*data, generator=generator(*KEY, 'sample', t))
-        assert found.inner[t] == pytest.approx({name: loss.item() for name, loss in losses.items()}, rel=share)
+        assert found.inner[t] == pytest.approx(
+            {name: loss.item() for name, loss in losses.items()}, rel=share
+        )
         sum(losses.values()).backward()
-        if clip: nn.utils.clip_grad_norm_(toy.parameters(), clip)
+        if clip:
+            nn.utils.clip_grad_norm_(toy.parameters(), clip)
         optimizer.step()
     optimizer.zero_grad()
     sum(toy(*test, generator=generator(*KEY, 'test', STEPS)).values()).backward()
     used = {name: p for name, p in toy.named_parameters() if p.grad is not None}
     assert used.keys() == start.keys() - {'unused'}
-    assert_close({name: found.weights[name] for name in used}, {name: p.grad for name, p in used.items()}, share)
-    way = {name: (p.grad * (p.detach() - start[name]) / lr).sum_to_size(rates[name].shape) for name, p in used.items()}  # - sum of g
+    assert_close(
+        {name: found.weights[name] for name in used},
+        {name: p.grad for name, p in used.items()},
+        share,
+    )
+    way = {
+        name: (p.grad * (p.detach() - start[name]) / lr).sum_to_size(rates[name].shape)
+        for name, p in used.items()
+    }  # - sum of g
     assert_close({name: found.rates[name] for name in used}, way, max(share, 1e-9))
 
 
 # ---- finite differences
 
+
 def meta_loss(task, clip):
     "The meta loss after fine-tuning from scratch."
     toy, start, rates, train, test = task
     tuned, _ = fine_tune(toy, start, train, FineTuneConfig(clip=clip), KEY, rates)
-    return sum(loss_gradient(toy, tuned, test, None, generator(*KEY, 'test', len(train)))[1].values())
+    return sum(
+        loss_gradient(toy, tuned, test, None, generator(*KEY, 'test', len(train)))[1].values()
+    )
 
 
 def moved(task, weights, rates, by):
     "The task with initialisation and rates moved along two directions."
     toy, start, lam, *data = task
-    return toy, *({n: t + by * d[n] for n, t in what.items()} for what, d in ((start, weights), (lam, rates))), *data
+    return (
+        toy,
+        *(
+            {n: t + by * d[n] for n, t in what.items()}
+            for what, d in ((start, weights), (lam, rates))
+        ),
+        *data,
+    )
 
 
 def along(found, weights, rates):
     "The slope in a direction that a meta-gradient predicts."
-    return sum((g[n] * d[n]).sum() for g, d in ((found.weights, weights), (found.rates, rates)) for n in g).item()
+    return sum(
+        (g[n] * d[n]).sum() for g, d in ((found.weights, weights), (found.rates, rates)) for n in g
+    ).item()
 
 
 def directions(task, seed):
     "One of the initialisation, one of the rates, each of length 1."
     random = generator('direction', seed)
     for what in task[1:3]:
-        drawn = {n: torch.randn(t.shape, generator=random, dtype=torch.float64) for n, t in what.items()}
+        drawn = {
+            n: torch.randn(t.shape, generator=random, dtype=torch.float64) for n, t in what.items()
+        }
         norm = torch.stack([d.norm() for d in drawn.values()]).norm()
         yield {n: d / norm for n, d in drawn.items()}
 
 
 def slope(task, weights, rates, clip, h=1e-5):
     "The slope in a direction, by central differences."
-    return (meta_loss(moved(task, weights, rates, h), clip) - meta_loss(moved(task, weights, rates, -h), clip)) / (2 * h)
+    return (
+        meta_loss(moved(task, weights, rates, h), clip)
+        - meta_loss(moved(task, weights, rates, -h), clip)
+    ) / (2 * h)
 
 
 @settings(max_examples=25, deadline=None)
-@given(value=st.floats(1e-3, 0.5), level=st.sampled_from(LEVELS), steps=st.integers(0, STEPS), clip=st.sampled_from([None, STRONG]),
-       seed=st.integers(0, 1000))
+@given(
+    value=st.floats(1e-3, 0.5),
+    level=st.sampled_from(LEVELS),
+    steps=st.integers(0, STEPS),
+    clip=st.sampled_from([None, STRONG]),
+    seed=st.integers(0, 1000),
+)
 def test_second_order_equals_finite_differences(value, level, steps, clip, seed):
     toy, start, rates, train, test = setting(level, value=value, seed=seed)
     task = toy, start, rates, train[:steps], test
@@ -199,7 +290,9 @@ def test_second_order_equals_finite_differences(value, level, steps, clip, seed)
     weights, lam = directions(task, seed)
     still = [{n: torch.zeros_like(d) for n, d in what.items()} for what in (weights, lam)]
     for direction in ((weights, still[1]), (still[0], lam)):
-        assert slope(task, *direction, clip) == pytest.approx(along(found, *direction), rel=1e-6, abs=1e-8)
+        assert slope(task, *direction, clip) == pytest.approx(
+            along(found, *direction), rel=1e-6, abs=1e-8
+        )
 
 
 @settings(max_examples=25, deadline=None)
@@ -210,25 +303,40 @@ def test_for_the_rates_of_one_step_first_order_is_exact(value, level, seed):
     weights, lam = directions(task, seed)
     still = {n: torch.zeros_like(d) for n, d in weights.items()}
     found = meta_gradient(*task, key=KEY)
-    assert slope(task, still, lam, None) == pytest.approx(along(found, still, lam), rel=1e-6, abs=1e-8)
+    assert slope(task, still, lam, None) == pytest.approx(
+        along(found, still, lam), rel=1e-6, abs=1e-8
+    )
 
 
 @pytest.mark.parametrize('level', LEVELS)
 def test_a_step_against_the_gradient_lowers_the_meta_loss(level):
     task = setting(level, value=0.02)
     found = meta_gradient(*task, key=KEY)
-    for gradients in ((found.weights, {n: torch.zeros_like(g) for n, g in found.rates.items()}),
-                      ({n: torch.zeros_like(g) for n, g in found.weights.items()}, found.rates)):
-        lower, here, higher = (meta_loss(moved(task, *gradients, by), None) for by in (-1e-3, 0, 1e-3))
+    for gradients in (
+        (found.weights, {n: torch.zeros_like(g) for n, g in found.rates.items()}),
+        ({n: torch.zeros_like(g) for n, g in found.weights.items()}, found.rates),
+    ):
+        lower, here, higher = (
+            meta_loss(moved(task, *gradients, by), None) for by in (-1e-3, 0, 1e-3)
+        )
         assert lower < here < higher
 
 
 # ---- manners
 
+
 def copied(task):
     "Everything that a meta-gradient must leave alone."
     toy, start, rates, train, test = task
-    return [t.clone() for t in (*toy.parameters(), *start.values(), *rates.values(), *(t for b in (*train, test) for part in b for t in part))]
+    return [
+        t.clone()
+        for t in (
+            *toy.parameters(),
+            *start.values(),
+            *rates.values(),
+            *(t for b in (*train, test) for part in b for t in part),
+        )
+    ]
 
 
 @pytest.mark.parametrize('function', [meta_gradient, unrolled_meta_gradient])
@@ -240,7 +348,10 @@ def test_inputs_stay_as_they_are(function, count):
     found = function(*task, key=KEY, shares={0: 0.5, count: 0.5})
     assert all(torch.equal(a, b) for a, b in zip(before, copied(task)))
     assert all(p.requires_grad and p.grad is None for p in toy.parameters())
-    assert not any(t.requires_grad for t in (*start.values(), *rates.values(), *found.weights.values(), *found.rates.values()))
+    assert not any(
+        t.requires_grad
+        for t in (*start.values(), *rates.values(), *found.weights.values(), *found.rates.values())
+    )
     theirs = {t.data_ptr() for t in (*toy.parameters(), *start.values(), *rates.values())}
     assert not theirs & {t.data_ptr() for t in (*found.weights.values(), *found.rates.values())}
 
@@ -274,16 +385,19 @@ def test_losses_that_are_no_numbers_are_refused(value, where):
     train = [bad if t == where else data for t, data in enumerate(train)]
     task = toy, start, rates, train, bad if where == 'test' else test
     before = copied(task)
-    with pytest.raises(FloatingPointError, match=r"losses are not finite: \{'fit': (nan|inf)"): meta_gradient(*task)
+    with pytest.raises(FloatingPointError, match=r"losses are not finite: \{'fit': (nan|inf)"):
+        meta_gradient(*task)
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, copied(task)))
 
 
 def test_steps_that_lead_to_no_numbers_are_refused():
     toy, start, _, train, test = setting()
-    with pytest.raises(FloatingPointError, match='not finite'): meta_gradient(toy, start, {'': torch.tensor(1e200, dtype=torch.float64)}, train, test)
+    with pytest.raises(FloatingPointError, match='not finite'):
+        meta_gradient(toy, start, {'': torch.tensor(1e200, dtype=torch.float64)}, train, test)
 
 
 # ---- the small model
+
 
 @pytest.fixture(scope='module')
 def small():
@@ -295,14 +409,25 @@ def small():
     image, later = (o[:, ::4, ::4].double() for o in (image, later))
     config = FineTuneConfig(iterations=2, batch=2, view=AugmentConfig(angle=10))
     start = initial_weights(model)
-    return model, start, rates_of(start, value=1e-3), list(augmented_batches(image, (ids == 1)[::4, ::4], config, KEY)), later, (later_ids == 1)[::4, ::4]
+    return (
+        model,
+        start,
+        rates_of(start, value=1e-3),
+        list(augmented_batches(image, (ids == 1)[::4, ::4], config, KEY)),
+        later,
+        (later_ids == 1)[::4, ::4],
+    )
 
 
 @pytest.mark.parametrize('clip, shares', [(5.0, {1: 0.4, 2: 0.6}), (None, None)])
 def test_on_the_small_model(small, clip, shares):
     model, start, rates, train, later, mask = small
-    found = both((model, start, rates, train, ([later], [as_target(mask)])), 1e-8, clip=clip, shares=shares)
-    assert len(found.weights) == len(found.rates) == len(list(model.parameters())) and all(g.any() for g in found.weights.values())
+    found = both(
+        (model, start, rates, train, ([later], [as_target(mask)])), 1e-8, clip=clip, shares=shares
+    )
+    assert len(found.weights) == len(found.rates) == len(list(model.parameters())) and all(
+        g.any() for g in found.weights.values()
+    )
 
 
 def test_on_the_small_model_without_an_object_in_the_test_frame(small):
@@ -310,11 +435,14 @@ def test_on_the_small_model_without_an_object_in_the_test_frame(small):
     one = {'': torch.tensor(1e-3, dtype=torch.float64)}
     found = both((model, start, one, train[:1], ([later], [as_target(mask & False)])), 1e-8)
     silent = [name for name, g in found.weights.items() if not g.any()]
-    assert any('mask_head' in name for name in silent) and not any('backbone.body' in name for name in silent)
+    assert any('mask_head' in name for name in silent) and not any(
+        'backbone.body' in name for name in silent
+    )
     assert found.losses['loss_mask'] == 0 and found.rates[''].shape == ()
 
 
 @pytest.mark.parametrize('shares', [{9: 1.0}, {3: 0.5, 9: 0.5}, {}])
 @pytest.mark.parametrize('method', [meta_gradient, unrolled_meta_gradient])
 def test_shares_after_the_last_step_are_refused(method, shares):
-    with pytest.raises(ValueError, match='at most 3 inner steps, got'): method(None, {}, {}, [None] * 3, None, shares=shares)
+    with pytest.raises(ValueError, match='at most 3 inner steps, got'):
+        method(None, {}, {}, [None] * 3, None, shares=shares)

@@ -359,21 +359,48 @@ def fake(world):
 
 # ---- configurations
 
+
 def test_changed_presets():
-    changes = {'steps': 9, 'tasks.paste': 0, 'tasks.set_weights': [['demo', 1]], 'tasks.view.angle': 3, 'held_out': []}
+    changes = {
+        'steps': 9,
+        'tasks.paste': 0,
+        'tasks.set_weights': [['demo', 1]],
+        'tasks.view.angle': 3,
+        'held_out': [],
+    }
     config = preset('small', changes)
-    assert (config.steps, config.tasks.set_weights, config.tasks.view.angle, config.held_out) == (9, (('demo', 1.0),), 3, ())
-    assert isinstance(config.tasks.paste, float) and config.tasks.size == PRESETS['small'].tasks.size
+    assert (config.steps, config.tasks.set_weights, config.tasks.view.angle, config.held_out) == (
+        9,
+        (('demo', 1.0),),
+        3,
+        (),
+    )
+    assert (
+        isinstance(config.tasks.paste, float) and config.tasks.size == PRESETS['small'].tasks.size
+    )
 
 
-@pytest.mark.parametrize('changes', [{'stepz': 1}, {'tasks.stepz': 1}, {'steps': 1.5}, {'steps': 'true'}, {'cosine': [1]}, {'steps': []},
-                                     {'tasks': 1}, {'steps.more': 1}])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'stepz': 1},
+        {'tasks.stepz': 1},
+        {'steps': 1.5},
+        {'steps': 'true'},
+        {'cosine': [1]},
+        {'steps': []},
+        {'tasks': 1},
+        {'steps.more': 1},
+    ],
+)
 def test_wrong_changes(changes):
-    with pytest.raises(SystemExit): preset('small', changes)
+    with pytest.raises(SystemExit):
+        preset('small', changes)
 
 
 def test_a_value_that_no_task_knows():
-    with pytest.raises((ValueError, SystemExit)): preset('small', {'tasks.pair': 'next'})
+    with pytest.raises((ValueError, SystemExit)):
+        preset('small', {'tasks.pair': 'next'})
 
 
 def test_the_papers_numbers():

@@ -62,9 +62,7 @@ def test_sentences_of_small():
         f'mean J {j} and F {f}, {fps:.1f} frames a second in each of two processes on two cores, '
         f'{2 * fps:.1f} together; J {instances} on the instance test',
         'a hundred steps, mean of two seeds: {}, {} and {}; '
-        'without fine-tuning {}, {} and {}.'.format(
-            *of_parent(100), *measured('zero-shot')
-        ),
+        'without fine-tuning {}, {} and {}.'.format(*of_parent(100), *measured('zero-shot')),
         'With online adaptation after ten steps: {}, {} and {}, at '.format(
             *measured('common-1-10-ona')
         )
