@@ -33,6 +33,7 @@ SECTIONS = {  # sidebar: section -> how the names of its notebooks begin
     'Road 3: meta-learning': r'1[4-9]_',
     'Workshop': r'\dw_',
 }
+FOLD = '#| code-fold: true\n#| code-summary: "Imports"\n'
 NUMBER = r'^\d+w?_'  # what stands before the name of the module: 01_resnet, 1w_core
 BLOB = '/blob/main/'  # how nbdev begins a link to the source, there being no repository URL
 SEARCH = '''(() => {
@@ -116,15 +117,30 @@ def definitions(path):
     nb, cells = json.loads(path.read_text()), []
     for cell in nb['cells']:
         body = statements(cell)
-        for node in body:
-            if isinstance(node, DEFINITION) and node.name in line:
-                cells.append(heading(node, module, line[node.name]))
+        named = [node for node in body if isinstance(node, DEFINITION) and node.name in line]
         if body and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body):
-            cell['source'] = '#| code-fold: true\n#| code-summary: "Imports"\n' + join(
-                cell['source']
-            )
-        cells.append(cell)
+            cell['source'] = f'{FOLD}{join(cell["source"])}'
+        for node, part in zip(named, split(cell, named)):
+            cells += [heading(node, module, line[node.name]), part]
+        cells += [] if named else [cell]
     path.write_text(json.dumps(nb | {'cells': cells}))
+
+
+def split(cell, named):
+    "A cell for each of its definitions; what stands before the first goes with it."
+    code = cell_options(join(cell['source']))[1].split('\n')
+    starts = []
+    for node in named[1:]:
+        start = min(part.lineno for part in [node, *node.decorator_list]) - 1
+        while code[start - 1].startswith('#'):
+            start -= 1
+        starts.append(start)
+    pairs = zip([0, *starts], [*starts, len(code)])
+    texts = ['\n'.join(code[a:b]).strip('\n') for a, b in pairs]
+    parts = [cell | {'source': text, 'id': f'{cell["id"]}-{k}'} for k, text in enumerate(texts)]
+    for part in parts[:-1]:
+        part['outputs'] = []
+    return parts
 
 
 def statements(cell):
