@@ -1,19 +1,28 @@
-"""Time and memory of one task's meta-gradient: the closed form against autograd through all inner steps, on the CPU.
+"""Time and memory of one task's meta-gradient: ours against autograd through all inner steps.
 
-Models: the paper's, with random weights, pictures of 96 x 160 and 8 RoIs, so that an inner step takes about a second, and the shipped small
-model as it is. A batch is one picture, and every neuron has a rate. Peers: `unrolled_meta_gradient`, which is torch.func.functional_call
-and autograd, in both orders, and the package `higher`, where it can be imported. Install that outside the environment:
-`pip install --no-deps --target FOLDER higher`, and set PYTHONPATH=FOLDER; version 0.2.1, of 2020, still works with torch 2.14.
-learn2learn 0.2.0, the other candidate, cannot be built for Python 3.11: its C sources include longintrepr.h.
+Ours is the closed form in first order, and goes backwards one inner step at a time in exact order.
+Models: the paper's, with random weights, pictures of 96 x 160 and 8 RoIs, so that an inner step
+takes about a second, and the shipped small model as it is. A batch is one picture, and every neuron
+has a rate. Peers: `unrolled_meta_gradient`, which is torch.func.functional_call and autograd, in
+both orders, and the packages `higher` and `torchopt` (exact order), where they can be imported.
+Install them outside the environment: `pip install --no-deps --target FOLDER higher torchopt`, and
+set PYTHONPATH=FOLDER; higher 0.2.1, of 2020, still works with torch 2.14. learn2learn 0.2.0 cannot
+be built for Python 3.11: its C sources include longintrepr.h.
 
-Memory is the peak of a process of its own (VmHWM of /proc, so Linux alone), counted anew after set-up and a first forward and backward,
-with MALLOC_MMAP_THRESHOLD_=65536, so that what is freed goes back at once. *Extra* is what exceeds the peak of one ordinary forward and
-backward. Memory is the median of three processes; seconds are the least of the three, for other programs only add to them. The ratio
-of the times comes from runs side by side in one more process, with malloc as it is. All methods must find the same gradients: the
-norms are compared.
+Memory is the peak of a process of its own (VmHWM of /proc, so Linux alone), counted anew after
+set-up and a first forward and backward, with MALLOC_MMAP_THRESHOLD_=65536, so that what is freed
+goes back at once. *Extra* is what exceeds the peak of one ordinary forward and backward. Memory is
+the median of three processes; seconds are the least of the three, for other programs only add to
+them. The ratios of the times come from runs side by side in one more process, with malloc as it is:
+the least of ours by the least of the peer's. All methods must find the same gradients: the norms
+are compared.
 
-Run as `.venv/bin/python benchmarks/meta_gradient.py`; lines `ratio NAME VALUE` give ours / peer, and meta_gradient.csv all measurements.
-The 50 unrolled steps of the paper's model take 11 GB.
+    .venv/bin/python benchmarks/meta_gradient.py                  # both models, T = 5; minutes
+    .venv/bin/python benchmarks/meta_gradient.py --models small --steps 2 5 10 20 50
+
+Lines `ratio NAME VALUE` give ours / peer; rows that are measured replace those of
+meta_gradient.csv. Of the exact order, the peers run up to --longest steps, for they keep all
+graphs: 0.3 GB a step for the small model, 0.7 GB for the paper's.
 """
 
 import csv
@@ -43,9 +52,11 @@ from eosvos.fine_tuning import (
     augmented_batches,
     initial_weights,
     learning_rates,
+    losses_with,
 )
 from eosvos.mask_rcnn import PAPER, ImageConfig
 from eosvos.meta import MetaGradient, meta_gradient, unrolled_meta_gradient
+from eosvos.roi_align import roi_align, roi_align_fast
 from eosvos.small import build
 from eosvos.weights import load_model
 
@@ -54,24 +65,24 @@ LR = 1e-5  # mean of the rates: random weights shall not run away
 KEY = ('benchmark',)  # seed of all sampling
 VIEWS = 5  # different batches; later inner steps see them again
 MB = 1e6  # bytes
-FAR = 2e-2  # share by which two norms may differ: over 50 steps in float32 rounding grows; tests/test_meta.py compares in float64
+FAR = 2e-2  # share by which norms may differ: rounding grows; tests/test_meta.py has float64
 PLAIN = 'forward and backward'
-ORDERS = ['', ', second order']
-ROWS = [  # model, method, inner steps
-    ('paper', PLAIN, 0),
-    *[('paper', method, 5) for method in ('ours', 'unrolled', 'higher')],
-    *[
-        ('paper', method, 50) for method in ('ours', 'unrolled')
-    ],  # higher would keep the weights of all steps besides
-    *[
-        ('paper', method + ORDERS[1], steps)
-        for steps in (2, 5)
-        for method in ('unrolled', 'higher')
-    ],
-    ('small', PLAIN, 0),
-    *[('small', method, 5) for method in ('ours', 'unrolled')],
-    ('small', 'unrolled' + ORDERS[1], 2),
-]
+MODELS = ['paper', 'small']
+EXACT = ', exact'
+PEERS = [peer for peer in ('higher', 'torchopt') if find_spec(peer)]
+
+
+def rows(models: list[str], steps: list[int], longest: int) -> list[tuple[str, str, int]]:
+    "Model, method, inner steps."
+    found = []
+    for model in models:
+        found.append((model, PLAIN, 0))
+        for count in steps:
+            found += [(model, method, count) for method in ('ours', 'unrolled')]
+            found.append((model, 'ours' + EXACT, count))
+            if count <= longest:
+                found += [(model, method + EXACT, count) for method in ('unrolled', *PEERS)]
+    return found
 
 
 @dataclass
@@ -127,59 +138,72 @@ def forward_backward(
     sum(task.model(*task.test, generator=generator(*KEY)).values()).backward()
 
 
-def higher_meta_gradient(
-    model: nn.Module,
-    weights: Weights,  # those of the model, which are where it starts
-    rates: Rates,
-    batches: list[Batch],
-    test: Batch,
-    clip: float,
-    key: tuple[str, ...],
-    second_order: bool = False,
-) -> MetaGradient:
-    "The same by the package `higher`. Each weight is a group of the optimiser, for it to have rates of its own."
+def clipped(gradients: list[Tensor], clip: float) -> list[Tensor]:
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    return [g * (clip / norm) for g in gradients] if norm > clip else gradients
+
+
+def higher_exact(task: Task) -> MetaGradient:
+    "By the package `higher`. Each weight is a group of the optimiser, to have rates of its own."
     import higher
 
+    model, key = task.model, task.key
     optimizer = torch.optim.SGD([dict(params=[p]) for p in model.parameters()], lr=LR)
-    learned = [rates[name].clone().requires_grad_() for name in weights]
+    learned = [task.rates[name].clone().requires_grad_() for name in task.weights]
+    settings = dict(copy_initial_weights=False, override=dict(lr=learned))
+    with higher.innerloop_ctx(model, optimizer, **settings) as (fast, inner):
+        for t, batch in enumerate(task.batches):
+            losses = fast(*batch, generator=generator(*key, 'sample', t))
+            inner.step(sum(losses.values()), grad_callback=partial(clipped, clip=task.clip))
+        losses = fast(*task.test, generator=generator(*key, 'test', len(task.batches)))
+        inputs = [*fast.parameters(time=0), *learned]
+        return as_result(task, losses, torch.autograd.grad(sum(losses.values()), inputs))
 
-    def clipped(gradients: list[Tensor]) -> list[Tensor]:
-        gradients = [g if second_order else g.detach() for g in gradients]
-        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
-        return [g * (clip / norm) for g in gradients] if norm > clip else gradients
 
-    with higher.innerloop_ctx(
-        model, optimizer, copy_initial_weights=False, override=dict(lr=learned)
-    ) as (fast, inner):
-        for t, batch in enumerate(batches):
-            inner.step(
-                sum(fast(*batch, generator=generator(*key, 'sample', t)).values()),
-                grad_callback=clipped,
-            )
-        losses = fast(*test, generator=generator(*key, 'test', len(batches)))
-        result = torch.autograd.grad(
-            sum(losses.values()), [*fast.parameters(time=0), *learned], materialize_grads=True
-        )
-    return MetaGradient(
-        dict(zip(weights, result)),
-        dict(zip(rates, result[len(weights) :])),
-        {n: v.item() for n, v in losses.items()},
-        [],
+def torchopt_exact(task: Task) -> MetaGradient:
+    "By TorchOpt's functional SGD, of rate 1: the rates, one a neuron, multiply the gradients."
+    import torchopt
+
+    optimizer = torchopt.sgd(lr=1.0)
+    learned = [r.clone().requires_grad_() for r in task.rates.values()]
+    fast = start = tuple(w.clone().requires_grad_() for w in task.weights.values())
+    state = optimizer.init(fast)
+
+    def losses_of(weights, batch, *end):
+        weights = dict(zip(task.weights, weights, strict=True))
+        return losses_with(task.model, weights, batch, generator(*task.key, *end))
+
+    for t, batch in enumerate(task.batches):
+        total = sum(losses_of(fast, batch, 'sample', t).values())
+        gradients = clipped(torch.autograd.grad(total, fast, create_graph=True), task.clip)
+        scaled = tuple(r * g for r, g in zip(learned, gradients, strict=True))
+        updates, state = optimizer.update(scaled, state, inplace=False)
+        fast = torchopt.apply_updates(fast, updates, inplace=False)
+    losses = losses_of(fast, task.test, 'test', len(task.batches))
+    return as_result(task, losses, torch.autograd.grad(sum(losses.values()), [*start, *learned]))
+
+
+def as_result(task: Task, losses: dict[str, Tensor], found: list[Tensor]) -> MetaGradient:
+    weights, rates = (
+        dict(zip(task.weights, found)),
+        dict(zip(task.rates, found[len(task.weights) :])),
     )
-
-
-METHODS = dict(ours=meta_gradient, unrolled=unrolled_meta_gradient, higher=higher_meta_gradient)
+    return MetaGradient(weights, rates, {name: loss.item() for name, loss in losses.items()}, [])
 
 
 def find_gradient(
-    method: str,  # of METHODS, with one of ORDERS
+    method: str,  # 'ours', 'unrolled', and with EXACT also one of PEERS
     task: Task,
 ) -> MetaGradient:
     "The meta-gradient by any method."
     kind, comma, _ = method.partition(',')
-    if comma:
-        task.model.roi_heads.config = replace(task.model.roi_heads.config, align='twice')
-    return METHODS[kind](**vars(task), **dict(second_order=True) if comma else {})
+    exact = bool(comma)
+    task.model.roi_heads.align = roi_align if exact else roi_align_fast
+    if kind == 'ours':
+        return meta_gradient(**vars(task), order=2 if exact else 1)
+    if kind == 'unrolled':
+        return unrolled_meta_gradient(**vars(task), second_order=exact)
+    return dict(higher=higher_exact, torchopt=torchopt_exact)[kind](task)
 
 
 def norms(
@@ -225,34 +249,36 @@ def measure(
     return dict(seconds=perf_counter() - begin, peak=peak(), norms=norms(found) if found else [])
 
 
-def many_tasks() -> list[float]:  # MB
-    "The peaks after 10 and after 100 tasks of one step, on small pictures."
-    task, peaks = make_task('small', 1), {}
+def many_tasks(order: int) -> list[float]:  # MB
+    "The peaks after 3 and after 15 tasks of one step, on small pictures."
+    task, peaks = make_task('small', 1), []
     task.model.image_config = replace(task.model.image_config, min_side=96, max_side=160)
+    task.model.roi_heads.align = roi_align
     reset_peak()
-    for count in range(1, 101):
-        meta_gradient(**vars(task))
-        if count in (10, 100):
-            peaks[count] = peak()
-    return list(peaks.values())
+    for count in range(1, 16):
+        meta_gradient(**vars(task), order=order)
+        if count in (3, 15):
+            peaks.append(peak())
+    return peaks
 
 
 def in_pairs(
-    peers: list[str],  # of METHODS
+    model: str,
+    ours: str,  # a method
+    peers: list[str],
     steps: int,  # inner steps
     pairs: int,  # after one that warms up
-) -> dict[str, float]:  # ours / peer, the median
-    "Times of the paper's model, one after the other; who goes first changes."
-    task, ratios = make_task('paper', steps), {peer: [] for peer in peers}
+) -> dict[str, float]:  # ours / peer
+    "Times of methods, one after the other; who goes first changes."
+    task = make_task(model, steps)
+    seconds = {method: [] for method in (ours, *peers)}
     for pair in range(pairs + 1):
-        seconds = {}
-        for method in ['ours', *peers][:: 1 if pair % 2 else -1]:
+        for method in list(seconds)[:: 1 if pair % 2 else -1]:
             begin = perf_counter()
             find_gradient(method, task)
-            seconds[method] = perf_counter() - begin
-        if pair:
-            [ratios[peer].append(seconds['ours'] / seconds[peer]) for peer in peers]
-    return {peer: median(values) for peer, values in ratios.items()}
+            seconds[method].append(perf_counter() - begin)
+    least = {method: min(values[1:]) for method, values in seconds.items()}
+    return {peer: least[ours] / least[peer] for peer in peers}
 
 
 JOBS = dict(measure=measure, many_tasks=many_tasks, in_pairs=in_pairs)
@@ -265,13 +291,10 @@ def fresh(
 ):  # what the job returns
     "Do a job in a new process."
     command = [sys.executable, __file__, '--job', json.dumps([job, *arguments])]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | (environment or {})
-    )
+    environment = os.environ | (environment or {})
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(
-            f'{job}{arguments}: exit status {done.returncode}\n{done.stderr[-3000:]}'
-        )
+        raise RuntimeError(f'{job}{arguments}: exit {done.returncode}\n{done.stderr[-3000:]}')
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -282,42 +305,32 @@ by_pages = partial(fresh, environment=dict(MALLOC_MMAP_THRESHOLD_='65536'))
 
 
 def measure_all(
-    rows: list[tuple[str, str, int]],  # of ROWS
+    rows: list[tuple[str, str, int]],
     repeats: int,
 ) -> dict:  # by row: seconds, peak, extra (MB), norms
-    "The least seconds and the median memory of `repeats` processes for each row, round after round."
+    "The least seconds and the median memory of `repeats` processes for each row."
     runs = {row: [] for row in rows}
     for repeat in range(repeats):
         for row in rows:
             run = by_pages('measure', *row)
             runs[row].append(run)
-            print(
-                f'round {repeat + 1}: {" ".join(map(str, row))}: {run["seconds"]:.2f} s, {run["peak"]:.0f} MB, norms {run["norms"]}',
-                flush=True,
-            )
-    found = {
-        row: dict(
-            seconds=min(run['seconds'] for run in many),
-            peak=median(run['peak'] for run in many),
-            norms=many[0]['norms'],
-        )
-        for row, many in runs.items()
-    }
-    for row, values in found.items():
-        values['extra'] = values['peak'] - found[row[0], PLAIN, 0]['peak']
+            numbers = f'{run["seconds"]:.2f} s, {run["peak"]:.0f} MB, norms {run["norms"]}'
+            print(f'round {repeat + 1}: {" ".join(map(str, row))}: {numbers}', flush=True)
+    found = {}
+    for row, many in runs.items():
+        seconds, top = min(run['seconds'] for run in many), median(run['peak'] for run in many)
+        found[row] = dict(seconds=seconds, peak=top, norms=many[0]['norms'])
+        found[row]['extra'] = top - found[row[0], PLAIN, 0]['peak']
     return found
 
 
-def check_equal(
-    found: dict,  # of `measure_all`
-) -> None:
+def check_equal(found: dict) -> None:
     "All methods agree on the gradients of the same order, model and number of steps."
     groups = {}
     for (model, method, steps), values in found.items():
         if method != PLAIN:
-            groups.setdefault((model, method.partition(',')[2], steps), {})[method] = values[
-                'norms'
-            ]
+            group = groups.setdefault((model, method.endswith(EXACT), steps), {})
+            group[method] = values['norms']
     for key, group in groups.items():
         (first, expected), *others = group.items()
         for method, got in others:
@@ -326,18 +339,39 @@ def check_equal(
             assert far < FAR, f'{key}: {group}'
 
 
-def write_table(
-    found: dict,  # of `measure_all`
-) -> None:
-    "meta_gradient.csv, beside this file."
-    with (
-        write_then_rename(Path(__file__).with_suffix('.csv')) as part,
-        open(part, 'w', newline='') as file,
-    ):
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['model', 'method', 'inner steps', 'seconds', 'peak MB', 'extra MB'])
-        for row, o in found.items():
-            writer.writerow([*row, f'{o["seconds"]:.1f}', f'{o["peak"]:.0f}', f'{o["extra"]:.0f}'])
+def write_table(found: dict) -> None:
+    "meta_gradient.csv, beside this file; rows that are not measured now stay."
+    path = Path(__file__).with_suffix('.csv')
+    with open(path, newline='') as file:
+        head, *old = csv.reader(file)
+    table = {(row[0], row[1], int(row[2])): row for row in old}
+    for row, o in found.items():
+        numbers = f'{o["seconds"]:.1f}', f'{o["peak"]:.0f}', f'{o["extra"]:.0f}'
+        table[row] = [*map(str, row), *numbers]
+    order = sorted(table, key=lambda row: (row[0], row[1] != PLAIN, row[1].endswith(EXACT), row[2]))
+    with write_then_rename(path) as part, open(part, 'w', newline='') as file:
+        csv.writer(file, lineterminator='\n').writerows([head, *(table[row] for row in order)])
+
+
+def print_ratios(found: dict, repeats: int) -> None:
+    "Ours / peer: of the paper's model by the plain name, of the small one with its name before it."
+    for model, method, steps in found:
+        if not method.startswith('ours'):
+            continue
+        prefix = 'small-model-' if model == 'small' else ''
+        order = '-exact' if method.endswith(EXACT) else ''
+        kinds = [kind + method[4:] for kind in ('unrolled', *PEERS)]
+        others = [kind for kind in kinds if (model, kind, steps) in found]
+        ours = found[model, method, steps]['extra']
+        for other in others:
+            name = f'{prefix}extra-memory-T{steps}{order}-{other.split(",")[0]}'
+            print(f'ratio {name} {ours / found[model, other, steps]["extra"]:.3f}')
+        if others and steps == 5:
+            for other, value in fresh('in_pairs', model, method, others, 5, repeats).items():
+                print(f'ratio {prefix}time-T5{order}-{other.split(",")[0]} {value:.3f}', flush=True)
+    if {('paper', 'ours', 5), ('paper', 'ours', 50)} <= found.keys():
+        flat = found['paper', 'ours', 50]['peak'] / found['paper', 'ours', 5]['peak']
+        print(f'ratio flat-memory-T50-over-T5 {flat:.3f}')
 
 
 def main() -> None:
@@ -345,41 +379,26 @@ def main() -> None:
     parser = ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        '--repeats', type=int, default=3, help='processes for each row, and pairs of times'
-    )
+    parser.add_argument('--models', nargs='+', choices=MODELS, default=MODELS)
+    parser.add_argument('--steps', nargs='+', type=int, default=[5], help='inner steps, T')
+    parser.add_argument('--longest', type=int, default=10, help='steps of peers in exact order')
+    parser.add_argument('--repeats', type=int, default=3, help='processes for each row, and pairs')
     parser.add_argument('--job', help='for the processes that this one starts')
     options = parser.parse_args()
     if options.job:
         job, *arguments = json.loads(options.job)
         return print(json.dumps(JOBS[job](*arguments)))
-    peers = ['unrolled'] + ['higher'] * bool(find_spec('higher'))
-    print(f'{torch.get_num_threads()} threads; peers: {", ".join(peers)}')
-    ten, hundred = by_pages('many_tasks')
-    print(f'small model: {ten:.0f} MB after 10 tasks, {hundred:.0f} MB after 100')
-    assert hundred < 1.03 * ten, 'memory grows from task to task'
-    found = measure_all(
-        [row for row in ROWS if 'higher' in peers or 'higher' not in row[1]], options.repeats
-    )
+    print(f'{torch.get_num_threads()} threads; higher and torchopt, where installed: {PEERS}')
+    for peer in {'higher', 'torchopt'} - set(PEERS):
+        print(f'{peer}: not installed')
+    for order in (1, 2):
+        few, many = by_pages('many_tasks', order)
+        print(f'small model, order {order}: {few:.0f} MB after 3 tasks, {many:.0f} MB after 15')
+        assert many < 1.03 * few, 'memory grows from task to task'
+    found = measure_all(rows(options.models, options.steps, options.longest), options.repeats)
     check_equal(found)
     write_table(found)
-    for model, steps, prefix in (('paper', 5, ''), ('paper', 50, ''), ('small', 5, 'small-model-')):
-        ours, unrolled = (found[model, method, steps]['extra'] for method in ('ours', 'unrolled'))
-        print(f'ratio {prefix}extra-memory-T{steps}-unrolled {ours / unrolled:.3f}')
-    print(
-        f'ratio flat-memory-T50-over-T5 {found["paper", "ours", 50]["peak"] / found["paper", "ours", 5]["peak"]:.3f}'
-    )
-    if 'higher' in peers:
-        print(
-            f'ratio extra-memory-T5-higher {found["paper", "ours", 5]["extra"] / found["paper", "higher", 5]["extra"]:.3f}'
-        )
-    for row, o in found.items():
-        if ORDERS[1] in row[1]:
-            print(
-                f'{" ".join(map(str, row))}: {o["seconds"]:.1f} s, peak {o["peak"]:.0f} MB, extra {o["extra"]:.0f} MB'
-            )
-    for peer, value in fresh('in_pairs', peers, 5, options.repeats).items():
-        print(f'ratio time-T5-{peer} {value:.3f}')
+    print_ratios(found, options.repeats)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ __all__ = ['PRESETS', 'MetaConfig', 'MetaRun', 'task_gradient', 'outer_sums', 't
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,10 +17,18 @@ from torch.utils.data import DataLoader
 
 from .core import check_range
 from .datasets import Sequence, training_sets
-from .fine_tuning import AugmentConfig, Rates, Weights, clip_norm, initial_weights, learning_rates
+from eosvos.fine_tuning import (
+    AugmentConfig,
+    Rates,
+    Weights,
+    clip_norm,
+    initial_weights,
+    learning_rates,
+)
 from .follow import follow_scores, load
 from .meta import MetaGradient, meta_gradient
 from .parent import ParentConfig, train_parent
+from .roi_align import roi_align, roi_align_fast
 from eosvos.runs import (
     Processes,
     Run,
@@ -53,6 +62,7 @@ class MetaConfig(RunConfig):
     max_rate: float | None = None  # of the learning rates; none in the paper
     # largest norm of an inner gradient, and of a task's for the initialisation; none in the paper
     clip: float | None = None
+    order: Literal[1, 2] = 1  # of the meta-gradient: first (section 4.2 of the paper), or exact
     # multi-step loss: (inner steps, weight); () is all after the last step (equation 4)
     step_weights: tuple[tuple[int, float], ...] = ()
     validate_every: int = 500  # outer steps; 0: never
@@ -184,12 +194,21 @@ def task_gradient(
 ) -> MetaGradient:
     "The meta-gradient of one task. FloatingPointError where it is not finite."
     config, device = run.config, run.learned[0].device
+    run.model.roi_heads.align = roi_align if config.order == 2 else roi_align_fast
     inner, test = [run.to_device(batch) for batch in task.inner], run.to_device(task.test)
     key, step_weights = (config.seed, task.number), dict(config.step_weights) or None
     # casts that are kept would be those of every inner step until the end
     with torch.autocast(device.type, torch.bfloat16, config.bf16, cache_enabled=False):
         found = meta_gradient(
-            run.model, run.weights, run.rates, inner, test, config.clip, key, step_weights
+            run.model,
+            run.weights,
+            run.rates,
+            inner,
+            test,
+            config.clip,
+            key,
+            step_weights,
+            config.order,
         )
     weights, rates = list(found.weights.values()), list(found.rates.values())
     clip_norm(weights, config.clip, rates)

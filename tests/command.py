@@ -11,7 +11,7 @@ from eosvos.train import PRESETS
 
 
 def invoke(arguments):
-    "Run `eosvos` with these words: exit_code, exception, stdout, stderr, and output, which is both."
+    "Run `eosvos` with these words: exit_code, exception, stdout, stderr, and both as output."
     out, errors, exception, code = StringIO(), StringIO(), None, 0
     with redirect_stdout(out), redirect_stderr(errors):
         try:

@@ -1,12 +1,15 @@
-"Meta-gradients: the closed form against autograd, finite differences and torch's own SGD."
+"Meta-gradients of both orders: against autograd, finite differences and torch's own SGD; memory."
 
 from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from eosvos.core import demo_frame, generator
 from eosvos.fine_tuning import (
@@ -21,7 +24,8 @@ from eosvos.fine_tuning import (
     loss_gradient,
 )
 from eosvos.meta import meta_gradient, unrolled_meta_gradient
-from eosvos.weights import load_model
+from eosvos.roi_align import roi_align, roi_align_fast
+from eosvos.weights import load_model, load_rates
 
 KEY = ('seed',)
 STEPS = 3
@@ -29,7 +33,7 @@ STRONG, WEAK = 0.05, 1e9  # clip every gradient of the toy, or none
 
 
 class Toy(nn.Module):
-    "Smooth, with two losses; `unused` is used by none of them. The random numbers that come in shift the input."
+    "Smooth, with two losses that do not use `unused`. The random numbers shift the input."
 
     def __init__(self):
         super().__init__()
@@ -53,6 +57,12 @@ def batch(seed):
     ]
 
 
+METHODS = [
+    partial(meta_gradient, order=1),
+    partial(meta_gradient, order=2),
+    unrolled_meta_gradient,
+    partial(unrolled_meta_gradient, second_order=True),
+]
 TRAIN, TEST = [batch(t) for t in range(STEPS)], batch('test')
 
 
@@ -87,9 +97,10 @@ def assert_equal(a, b):
     assert a.losses == b.losses and a.inner == b.inner
 
 
-def both(task, share, **options):
-    "The closed form, found to agree with autograd."
-    ours, theirs = (f(*task, key=KEY, **options) for f in (meta_gradient, unrolled_meta_gradient))
+def both(task, share, order=1, **options):
+    "Our meta-gradient, found to agree with that of autograd through all steps."
+    ours = meta_gradient(*task, key=KEY, order=order, **options)
+    theirs = unrolled_meta_gradient(*task, key=KEY, second_order=order == 2, **options)
     assert_close(ours.weights, theirs.weights, share)
     assert_close(ours.rates, theirs.rates, share)
     assert ours.losses == pytest.approx(theirs.losses, rel=share) and len(ours.inner) == len(
@@ -100,16 +111,49 @@ def both(task, share, **options):
     return ours
 
 
-# ---- the closed form
+# ---- against autograd
 
 
-@pytest.mark.parametrize('shares', [None, {0: 0.2, 2: 0.3, STEPS: 0.5}])
+@pytest.mark.parametrize('order', [1, 2])
+@pytest.mark.parametrize('step_weights', [None, {0: 0.2, 2: 0.3, STEPS: 0.5}, {2: 1.0}])
 @pytest.mark.parametrize('clip', [None, WEAK, STRONG])
 @pytest.mark.parametrize('level', LEVELS)
-def test_equals_autograd(level, clip, shares):
-    found = both(setting(level), 1e-10, clip=clip, shares=shares)
+def test_equals_autograd(level, clip, step_weights, order):
+    found = both(setting(level), 1e-10, order, clip=clip, step_weights=step_weights)
     assert all(g.any() for name, g in found.weights.items() if name != 'unused')
     assert all(g.any() for name, g in found.rates.items() if name != 'unused')
+
+
+@pytest.mark.parametrize('steps', [1, 5])
+@pytest.mark.parametrize('clip', [None, STRONG])
+def test_exact_after_one_and_five_steps(steps, clip):
+    toy, start, rates, _, test = setting(value=0.3)
+    batches = [batch(t) for t in range(steps)]
+    exact = both((toy, start, rates, batches, test), 1e-10, 2, clip=clip)
+    first = meta_gradient(toy, start, rates, batches, test, clip, KEY)
+    assert exact.losses == first.losses and exact.inner == first.inner
+    name = 'net.0.weight'
+    assert (exact.weights[name] - first.weights[name]).norm() > 0.01 * exact.weights[name].norm()
+
+
+class Line(nn.Module):
+    "A loss without curvature, and a weight that is not in it."
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.ones(2, dtype=torch.float64))
+        self.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def forward(self, images, targets, generator=None):
+        return dict(loss=(self.theta * images[0]).sum())
+
+
+def test_without_curvature_both_orders_are_equal():
+    line, data = Line(), ([torch.tensor([1.0, 2.0])], [])
+    task = line, initial_weights(line), rates_of(initial_weights(line)), [data] * 2, data
+    first, exact = (meta_gradient(*task, key=KEY, order=order) for order in (1, 2))
+    assert_close(exact.weights, first.weights, 0)
+    assert_close(exact.rates, first.rates, 1e-12)
 
 
 def test_clipping_acts_only_where_the_norm_is_greater():
@@ -126,6 +170,7 @@ def test_a_rate_for_some_and_one_for_all_others():
         'net.0.weight': torch.full((4, 1, 1), 0.07, dtype=torch.float64),
         '': torch.tensor(0.03, dtype=torch.float64),
     }
+    both((toy, start, rates, *data), 1e-10, 2)
     found = both((toy, start, rates, *data), 1e-10)
     each = meta_gradient(
         toy,
@@ -143,21 +188,18 @@ def test_a_rate_for_some_and_one_for_all_others():
     )
 
 
-def test_shares_add_up():
-    whole = meta_gradient(*setting(), key=KEY, shares={1: 0.3, STEPS: 0.7})
-    parts = [
-        (share, meta_gradient(*setting(), key=KEY, shares={t: 1.0}))
-        for t, share in ((1, 0.3), (STEPS, 0.7))
-    ]
+@pytest.mark.parametrize('order', [1, 2])
+def test_step_weights_add_up(order):
+    found = partial(meta_gradient, *setting(), key=KEY, order=order)
+    whole = found(step_weights={1: 0.3, STEPS: 0.7})
+    parts = [(share, found(step_weights={t: 1.0})) for t, share in ((1, 0.3), (STEPS, 0.7))]
     for part in ('weights', 'rates'):
         assert_close(
             getattr(whole, part),
             {n: sum(s * getattr(p, part)[n] for s, p in parts) for n in getattr(whole, part)},
             1e-12,
         )
-    assert whole.losses == parts[1][1].losses == meta_gradient(*setting(), key=KEY).losses, (
-        'those of the last time'
-    )
+    assert whole.losses == parts[1][1].losses == found().losses, 'those of the last time'
     assert whole.loss == sum(whole.losses.values())
 
 
@@ -178,10 +220,8 @@ def test_no_steps_leave_the_ordinary_gradient():
 
 def test_weights_that_no_loss_uses_get_zeros():
     toy, start, rates, *data = setting()
-    for found in (
-        meta_gradient(toy, start, rates, *data),
-        *(unrolled_meta_gradient(toy, start, rates, *data, second_order=o) for o in (False, True)),
-    ):
+    for method in METHODS:
+        found = method(toy, start, rates, *data)
         assert torch.equal(found.weights['unused'], torch.zeros(2, 3, dtype=torch.float64))
         assert torch.equal(found.rates['unused'], torch.zeros(2, 1, dtype=torch.float64))
 
@@ -283,10 +323,10 @@ def slope(task, weights, rates, clip, h=1e-5):
     clip=st.sampled_from([None, STRONG]),
     seed=st.integers(0, 1000),
 )
-def test_second_order_equals_finite_differences(value, level, steps, clip, seed):
+def test_exact_order_equals_finite_differences(value, level, steps, clip, seed):
     toy, start, rates, train, test = setting(level, value=value, seed=seed)
     task = toy, start, rates, train[:steps], test
-    found = unrolled_meta_gradient(*task, clip=clip, key=KEY, second_order=True)
+    found = meta_gradient(*task, clip=clip, key=KEY, order=2)
     weights, lam = directions(task, seed)
     still = [{n: torch.zeros_like(d) for n, d in what.items()} for what in (weights, lam)]
     for direction in ((weights, still[1]), (still[0], lam)):
@@ -339,13 +379,13 @@ def copied(task):
     ]
 
 
-@pytest.mark.parametrize('function', [meta_gradient, unrolled_meta_gradient])
+@pytest.mark.parametrize('function', METHODS)
 @pytest.mark.parametrize('count', [0, STEPS])
 def test_inputs_stay_as_they_are(function, count):
     toy, start, rates, train, test = setting()
     task = toy, start, rates, train[:count], test
     before = copied(task)
-    found = function(*task, key=KEY, shares={0: 0.5, count: 0.5})
+    found = function(*task, key=KEY, step_weights={0: 0.5, count: 0.5})
     assert all(torch.equal(a, b) for a, b in zip(before, copied(task)))
     assert all(p.requires_grad and p.grad is None for p in toy.parameters())
     assert not any(
@@ -356,18 +396,19 @@ def test_inputs_stay_as_they_are(function, count):
     assert not theirs & {t.data_ptr() for t in (*found.weights.values(), *found.rates.values())}
 
 
-@pytest.mark.parametrize('shares', [None, {1: 0.3, STEPS: 0.7}])
-def test_frozen_weights_have_no_meta_gradient(shares):
+@pytest.mark.parametrize('order', [1, 2])
+@pytest.mark.parametrize('step_weights', [None, {1: 0.3, STEPS: 0.7}])
+def test_frozen_weights_have_no_meta_gradient(step_weights, order):
     task = setting()
-    whole = meta_gradient(*task, key=KEY, shares=shares)
+    whole = meta_gradient(*task, key=KEY, step_weights=step_weights, order=order)
     task[0].net[0].weight.requires_grad_(False)
-    found = both(task, 1e-10, shares=shares)
+    found = both(task, 1e-10, order, step_weights=step_weights)
     assert found.weights.keys() == whole.weights.keys() - {'net.0.weight'}
     assert not found.rates['net.0.weight'].any()
     assert found.rates['net.2.weight'].any() and found.losses != whole.losses
 
 
-@pytest.mark.parametrize('function', [meta_gradient, unrolled_meta_gradient])
+@pytest.mark.parametrize('function', METHODS)
 def test_the_key_decides_all_draws(function):
     torch.manual_seed(1)
     first = function(*setting(), key=('a', 1))
@@ -377,16 +418,17 @@ def test_the_key_decides_all_draws(function):
     assert other.inner[0] != first.inner[0] and other.losses != first.losses
 
 
+@pytest.mark.parametrize('order', [1, 2])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('where', [0, STEPS - 1, 'test'])
-def test_losses_that_are_no_numbers_are_refused(value, where):
+def test_losses_that_are_no_numbers_are_refused(value, where, order):
     toy, start, rates, train, test = setting()
     bad = train[0][0], [train[0][1][0] * value]
     train = [bad if t == where else data for t, data in enumerate(train)]
     task = toy, start, rates, train, bad if where == 'test' else test
     before = copied(task)
     with pytest.raises(FloatingPointError, match=r"losses are not finite: \{'fit': (nan|inf)"):
-        meta_gradient(*task)
+        meta_gradient(*task, order=order)
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, copied(task)))
 
 
@@ -401,10 +443,12 @@ def test_steps_that_lead_to_no_numbers_are_refused():
 
 @pytest.fixture(scope='module')
 def small():
-    "The shipped model in float64 on small pictures: its initialisation, rates, two batches of two views, and a later frame."
+    "The shipped model in float64, its weights, rates, two batches of two views, a later frame."
     model, _ = load_model('small')
     model = model.double()
-    model.image_config = replace(model.image_config, min_side=64, max_side=128)
+    model.roi_heads.align = roi_align
+    model.roi_heads.config = replace(model.roi_heads.config, samples=8)
+    model.image_config = replace(model.image_config, min_side=48, max_side=96)
     (image, ids), (later, later_ids) = (demo_frame(i) for i in (0, 12))
     image, later = (o[:, ::4, ::4].double() for o in (image, later))
     config = FineTuneConfig(iterations=2, batch=2, view=AugmentConfig(angle=10))
@@ -419,12 +463,25 @@ def small():
     )
 
 
-@pytest.mark.parametrize('clip, shares', [(5.0, {1: 0.4, 2: 0.6}), (None, None)])
-def test_on_the_small_model(small, clip, shares):
+@pytest.fixture
+def tiny(small):
+    "The same in float32, with rates of 0, so that all steps are the same."
     model, start, rates, train, later, mask = small
-    found = both(
-        (model, start, rates, train, ([later], [as_target(mask)])), 1e-8, clip=clip, shares=shares
-    )
+    model, _ = load_model('small')
+    model.roi_heads.config, model.image_config = small[0].roi_heads.config, small[0].image_config
+    model.roi_heads.align = roi_align
+    start = initial_weights(model)
+    still = {name: torch.zeros_like(r, dtype=torch.float32) for name, r in rates.items()}
+    images, targets = train[0]
+    train = [([images[0].float()], targets[:1])]
+    return model, start, still, train, ([later.float()], [as_target(mask)])
+
+
+@pytest.mark.parametrize('clip, step_weights', [(5.0, {1: 0.4, 2: 0.6}), (None, None)])
+def test_first_order_on_the_small_model(small, clip, step_weights):
+    model, start, rates, train, later, mask = small
+    task = model, start, rates, train, ([later], [as_target(mask)])
+    found = both(task, 1e-8, clip=clip, step_weights=step_weights)
     assert len(found.weights) == len(found.rates) == len(list(model.parameters())) and all(
         g.any() for g in found.weights.values()
     )
@@ -441,8 +498,69 @@ def test_on_the_small_model_without_an_object_in_the_test_frame(small):
     assert found.losses['loss_mask'] == 0 and found.rates[''].shape == ()
 
 
-@pytest.mark.parametrize('shares', [{9: 1.0}, {3: 0.5, 9: 0.5}, {}])
-@pytest.mark.parametrize('method', [meta_gradient, unrolled_meta_gradient])
-def test_shares_after_the_last_step_are_refused(method, shares):
+@pytest.mark.parametrize('steps, clip, step_weights', [(1, None, None), (5, 5.0, {2: 0.4, 5: 0.6})])
+def test_exact_on_the_small_model_with_its_own_rates(small, steps, clip, step_weights):
+    model, start, _, train, later, mask = small
+    rates = {name: r.double() for name, r in load_rates('small').items()}
+    train = [
+        ([image], [target]) for images, targets in train for image, target in zip(images, targets)
+    ]
+    task = model, start, rates, [train[t % 4] for t in range(steps)], ([later], [as_target(mask)])
+    both(task, 1e-10, 2, clip=clip, step_weights=step_weights)
+
+
+@pytest.mark.parametrize('step_weights', [{9: 1.0}, {3: 0.5, 9: 0.5}, {}])
+@pytest.mark.parametrize('method', METHODS)
+def test_step_weights_after_the_last_step_are_refused(method, step_weights):
     with pytest.raises(ValueError, match='at most 3 inner steps, got'):
-        method(None, {}, {}, [None] * 3, None, shares=shares)
+        method(Toy(), {}, {}, [None] * 3, None, step_weights=step_weights)
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(KeyError, match='3'):
+        meta_gradient(*setting(), order=3)
+
+
+@pytest.mark.parametrize('method', METHODS[1::2])
+def test_a_roi_align_without_second_derivatives_says_so(tiny, method):
+    model, start, rates, train, test = tiny
+    model.roi_heads.align = roi_align_fast
+    with pytest.raises(RuntimeError, match='double backwards on roi_align'):
+        method(model, start, rates, train, test)
+
+
+# ---- memory
+
+
+def most_bytes(task, steps, **options):
+    "The most bytes that the tensors of a meta-gradient hold at once; all steps see one batch."
+    model, start, rates, train, test = task
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        meta_gradient(model, start, rates, train[:1] * steps, test, key=KEY, **options)
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == '[memory]']
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+def bytes_of(weights):
+    return sum(w.nbytes for w in weights.values())
+
+
+@pytest.mark.parametrize('clip', [None, STRONG])
+def test_memory_grows_by_the_copies_of_the_weights_and_by_nothing_else(clip):
+    task = setting()
+    few, many = (most_bytes(task, steps, clip=clip, order=2) for steps in (5, 50))
+    assert many - few == 45 * bytes_of(task[1])
+    few, many = (most_bytes(task, steps, clip=clip, order=1) for steps in (5, 50))
+    assert many == few
+
+
+def test_memory_of_frozen_weights_is_not_copied():
+    task = setting()
+    task[0].net[0].weight.requires_grad_(False)
+    few, many = (most_bytes(task, steps, order=2) for steps in (5, 10))
+    assert many - few == 5 * bytes_of({n: w for n, w in task[1].items() if n != 'net.0.weight'})
+
+
+def test_memory_of_the_small_model(tiny):
+    few, many = (most_bytes(tiny, steps, order=2) for steps in (1, 2))
+    assert many - few == bytes_of(tiny[1])
