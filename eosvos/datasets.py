@@ -12,12 +12,13 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .core import as_value_error
 from eosvos.video import (
     VOID,
     Clip,
@@ -79,7 +80,19 @@ class Sequence:
 
     def given(self) -> dict[int, Tensor]:  # frame index -> (H, W) ids that are given there alone
         "The given masks, as `follow` takes them. ValueError where an object is in none."
-        return _given(self)
+        given = {}
+        for k, start in _starts(self):
+            i = _first(self, k, start)  # nearly always `start`; a list may be a frame early
+            if i is None:
+                raise ValueError(
+                    f'{self.masks[start]}: expected object {k} here or in a later mask of the '
+                    'sequence, found it in none'
+                )
+            ids = self.mask(i)
+            given.setdefault(i, torch.zeros_like(ids))[ids == k] = k
+        if not given:
+            raise ValueError(_blank(self))
+        return dict(sorted(given.items()))
 
     def every(
         self,
@@ -110,44 +123,25 @@ def _starts(sequence):  # -> (object id, index of a frame) ...; none where no ma
 
 
 def _first(sequence, k, start):  # -> the first frame from `start` on whose mask shows object k
-    for i, ids in _shown(sequence, start):
-        if k in ids:
-            return i
-    return None
+    return next((i for i, ids in _shown(sequence, start) if k in ids), None)
 
 
 def _blank(sequence):  # -> what is wrong with a sequence without an object
     first = next(filter(None, sequence.masks), sequence.frames[0])
     return f'{first}: expected an object here or in a later mask of the sequence, found none'
 
-# %% ../nbs/4w_datasets.ipynb #110d672a
-def _given(sequence):  # -> {index of a frame: (H, W) int64 ids that are given there}
-    given = {}
-    for k, start in _starts(sequence):
-        i = _first(sequence, k, start)  # nearly always `start`; a list may be a frame early
-        if i is None:
-            raise ValueError(
-                f'{sequence.masks[start]}: expected object {k} here or in a later mask of the '
-                'sequence, found it in none'
-            )
-        ids = sequence.mask(i)
-        given.setdefault(i, torch.zeros_like(ids))[ids == k] = k
-    if not given:
-        raise ValueError(_blank(sequence))
-    return dict(sorted(given.items()))
-
 # %% ../nbs/4w_datasets.ipynb #adc70721
-def _sequence(name, frames, masks, promised=slice(0), **more):
+def _sequence(frames, masks, name, promised=slice(0), **more):
     "Pair pictures with masks by name; the promised frames must have one. ValueError if not."
-    images, annotations = pictures(frames), pictures(masks)
+    images, annotations = pictures(frames / name), pictures(masks / name)
     strange = annotations.keys() - images
     if strange:
-        raise ValueError(f'{annotations[min(strange)]}: this mask has no frame in {frames}')
+        raise ValueError(f'{annotations[min(strange)]}: this mask has no frame in {frames / name}')
     needed = list(images)[promised]
     missing = [key for key in needed if key not in annotations]
     if missing:
         raise ValueError(
-            f'{masks}: {len(missing)} of {len(needed)} frames have no mask here, '
+            f'{masks / name}: {len(missing)} of {len(needed)} frames have no mask here, '
             f'the first is {missing[0]}'
         )
     pairs = tuple(annotations.get(key) for key in images)
@@ -171,14 +165,11 @@ def _all(names, make):
 # %% ../nbs/4w_datasets.ipynb #34c80d97
 def _names(file):  # one name a line, or two paths a line as in DAVIS 2016
     "The sequences of a list, each once. ValueError with the file's name where there are none."
-    try:
+    with as_value_error(f'{file}: cannot be read as a list of sequences', UnicodeDecodeError):
         lines = file.read_text('utf-8-sig').split('\n')
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f'{file}: cannot be read as a list of sequences: {error}') from error
     names = {}
     for line in filter(None, map(str.strip, lines)):
-        pair = re.fullmatch(r'/JPEGImages/[^/]+/([^/]+)/\S+\s+/Annotations/\S+', line)
-        name = pair[1] if pair else line
+        name = re.sub(r'^/JPEGImages/[^/]+/([^/]+)/\S+\s+/Annotations/\S+$', r'\1', line)
         check_name(name, file)
         names[name] = True
     if not names:
@@ -200,17 +191,16 @@ def davis(
     lists = [root / 'ImageSets' / place / f'{split}.txt' for place in places[year]]
     found = [file for file in lists if file.is_file()]
     if not found:
-        wanted = ', nor '.join(map(str, lists))
-        raise ValueError(f'{root}: no list of sequences for split {split!r}, neither {wanted}')
+        raise ValueError(
+            f'{root}: no list of sequences for split {split!r}, '
+            f'neither {", nor ".join(map(str, lists))}'
+        )
     if year is None and len(found) > 1 and found[0] != lists[0]:
         raise ValueError(f'{root}: {split!r} is listed twice, say year=2016 or year=2017')
     single = year == 2016 or found[0].parent.name in old
     promised = slice(1) if split.startswith('test') else slice(None)
     images, masks = root / 'JPEGImages' / resolution, root / 'Annotations' / resolution
-
-    def make(name):
-        return _sequence(name, images / name, masks / name, promised, single=single)
-
+    make = partial(_sequence, images, masks, promised=promised, single=single)
     return _all(_names(found[0]), make)
 
 # %% ../nbs/4w_datasets.ipynb #d8961d28
@@ -239,17 +229,14 @@ def _meta(file):  # -> {sequence: {object id: names of its frames}}
     return sequences
 
 # %% ../nbs/4w_datasets.ipynb #16e7d9d0
-def _youtube_sequence(sequence, objects, test):
+def _youtube_sequence(frames, masks, meta, test, name):
     "The sequence with objects that start where meta.json says. ValueError where a file is missing."
+    sequence, folder, starts, asked = _sequence(frames, masks, name), frames / name, [], set()
     number = {frame.stem: i for i, frame in enumerate(sequence.frames)}
-    folder, starts, asked = sequence.frames[0].parent, [], set()
-    for k, names in sorted(objects.items()):
-        try:
+    for k, names in sorted(meta[name].items()):
+        unknown = f'{folder}: meta.json names for object {k} what is no frame'
+        with as_value_error(unknown, KeyError, TypeError):
             shown = {number[name] for name in names}
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f'{folder}: no frame {error}, which meta.json names for object {k}'
-            ) from error
         start = min(shown)
         if sequence.masks[start] is None:
             raise ValueError(
@@ -276,11 +263,8 @@ def youtube_vos(
     strange = [name for name in names if name not in meta]
     if strange:
         raise ValueError(f'{only}: {strange[0]} is no sequence of {labels / "meta.json"}')
-
-    def make(name):
-        sequence = _sequence(name, images / 'JPEGImages' / name, labels / 'Annotations' / name)
-        return _youtube_sequence(sequence, meta[name], test=not split.startswith('train'))
-
+    test = not split.startswith('train')
+    make = partial(_youtube_sequence, images / 'JPEGImages', labels / 'Annotations', meta, test)
     return _all(names, make)
 
 # %% ../nbs/4w_datasets.ipynb #1ebc9ead
@@ -293,12 +277,9 @@ def folders(
     names = [path.name for path in masks.glob('[!.]*/')]
     if not names:
         raise ValueError(f'{masks}: expected a folder of masks for each sequence, found no folder')
-
-    def make(name):
+    for name in names:
         check_name(name, masks)
-        return _sequence(name, frames / name, masks / name)
-
-    return _all(sorted(names, key=natural_key), make)
+    return _all(sorted(names, key=natural_key), partial(_sequence, frames, masks))
 
 # %% ../nbs/4w_datasets.ipynb #bb115604
 def image_set(
@@ -306,7 +287,7 @@ def image_set(
 ) -> list[Sequence]:  # one of length 1 for each image
     "Still images with masks, as sequences of one frame. ValueError that names what is missing."
     folder = Path(folder)
-    pairs = _sequence(folder.name, folder / 'images', folder / 'masks', slice(None))
+    pairs = _sequence(folder / 'images', folder / 'masks', '', slice(None))
     return [
         Sequence(frame.stem, (frame,), (mask,)) for frame, mask in zip(pairs.frames, pairs.masks)
     ]

@@ -12,7 +12,6 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +20,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from .core import write_then_rename
+from .core import as_value_error, write_then_rename
 from .video import VOID, is_binary, natural_key, read_mask
 
 # %% ../nbs/11_metrics.ipynb #8d2fc1b8
-def _pair(pred, true) -> tuple[np.ndarray, np.ndarray]:
+def _pair(pred, true):
     "Both masks as bool (H, W); ValueError unless their shapes are equal."
-    pred, true = np.asarray(pred, dtype=bool), np.asarray(true, dtype=bool)
+    pred, true = np.asarray(pred, bool), np.asarray(true, bool)
     if pred.ndim != 2 or pred.shape != true.shape:
         raise ValueError(
             f'expected two masks of one shape (H, W), got {pred.shape} and {true.shape}'
@@ -47,9 +46,7 @@ def jaccard(
     return float(np.count_nonzero(pred & true) / union) if union else 1.0
 
 # %% ../nbs/11_metrics.ipynb #0f168a2f
-def _boundary(
-    mask: np.ndarray,  # (H, W) bool
-) -> np.ndarray:  # (H, W) bool
+def _boundary(mask):  # (H, W) bool -> (H, W) bool
     "One-pixel contour: where a pixel differs from its right, lower or lower-right neighbour."
     H, W = mask.shape
     edge = np.zeros_like(mask)
@@ -59,24 +56,19 @@ def _boundary(
     return edge
 
 # %% ../nbs/11_metrics.ipynb #db5a3c39
-def _tolerance(
-    size: tuple[int, int],  # height and width of a picture, pixels
-) -> int:  # pixels
+def _tolerance(size):  # (H, W) of a picture -> pixels
     "How far two contours may lie apart and still match."
     return math.ceil(0.008 * math.hypot(*size))
 
 # %% ../nbs/11_metrics.ipynb #52ab1ca4
-def _dilate(
-    mask: np.ndarray,  # (H, W) bool
-    radius: int,  # pixels
-) -> np.ndarray:  # (H, W) bool: is a pixel of `mask` within `radius`?
+def _dilate(mask, radius):  # (H, W) bool, pixels -> (H, W) bool: is one of `mask` within `radius`?
     "Dilation by a disk: sideways spreads and vertical shifts of one long binary number."
     H, W = mask.shape
     row = int(W + radius)  # the zeros at its end keep a spread out of the next row
     padded = np.zeros((H + radius, row), bool)
     padded[:H, :W] = mask
     packed = np.packbits(padded, bitorder='little')
-    run = int.from_bytes(packed.tobytes(), 'little')
+    run = int.from_bytes(packed, 'little')
     half, out = 0, 0  # in `run`, every pixel has become a run of 2 * half + 1 pixels
     for dy in range(radius, -1, -1):  # rows of the disk, from its top and bottom to its middle
         width = math.isqrt(radius**2 - dy**2)
@@ -91,9 +83,7 @@ def _dilate(
     return bits.reshape(padded.shape)[:H, :W].view(bool)
 
 # %% ../nbs/11_metrics.ipynb #6a0d41b9
-def _window(
-    mask: np.ndarray,  # (H, W); whatever is not 0 belongs to it
-) -> tuple[slice, slice]:  # rows, columns
+def _window(mask):  # (H, W); whatever is not 0 belongs to it -> slices of rows, columns
     "The smallest box around a mask, with a margin of one pixel inside the picture."
     spans = []
     for axis in (1, 0):
@@ -102,7 +92,7 @@ def _window(
     return tuple(spans)
 
 
-def _matched(edge: np.ndarray, other: np.ndarray, radius: int) -> float:
+def _matched(edge, other, radius):
     "The share of a boundary that another one passes within a radius; 1 of an empty one."
     count = np.count_nonzero(edge)
     return float(np.count_nonzero(edge & _dilate(other, radius)) / count) if count else 1.0
@@ -125,9 +115,7 @@ def boundary_f(
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 # %% ../nbs/11_metrics.ipynb #6f8384e8
-def _quarter_edges(
-    length: int,  # number of frames
-) -> np.ndarray:  # (5,) the frame that begins, parts or ends quarters; neighbours share it
+def _quarter_edges(length):  # -> (5,) frames that begin, part or end quarters, shared by these
     "Where the benchmark cuts a video in quarters."
     return (np.round(np.linspace(1, length, 5) + 1e-10) - 1).astype(int)  # 1e-10 rounds halves up
 
@@ -138,7 +126,7 @@ def statistics(
     """Mean, recall and decay of a measure over the frames of a video.
 
     ValueError if there is no frame or a value is not finite."""
-    values = np.asarray(values, dtype=float)
+    values = np.asarray(values, float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(
             f'expected a list of at least one finite number, got shape {values.shape}: {values}'
@@ -148,8 +136,7 @@ def statistics(
     return values.mean(), (values > 0.5).mean(), decay
 
 # %% ../nbs/11_metrics.ipynb #c7170f0e
-def _ids(mask: np.ndarray) -> list[int]:
-    "The objects in an id map."
+def _ids(mask):  # (H, W) -> the objects in it
     flat = mask.ravel()
     # every id but the first begins a run of equal pixels: far fewer than all
     starts = flat[1:][flat[1:] != flat[:-1]]
@@ -166,7 +153,7 @@ def score_frame(
     known = true[window] != VOID
     pred, true = pred[window] * known, true[window] * known
     scores = {}
-    for k in sorted({*_ids(pred), *_ids(true)}):
+    for k in _ids(np.stack([pred, true])):
         masks = pred == k, true == k
         scores[k] = jaccard(*masks), boundary_f(*masks, radius)
     return scores
@@ -202,44 +189,23 @@ class Result:
         return {'J&F-Mean': (means[0] + means[3]) / 2, **dict(zip(columns, means))}
 
 # %% ../nbs/11_metrics.ipynb #f77dc21d
-_Pairs = list[tuple[Path | None, Path]]  # predicted and true mask; None where no object is scored
-
-
-def _mask_names(folder: Path) -> list[str]:
-    "In the order of their numbers."
+def _mask_names(folder):  # in the order of their numbers
     return sorted((path.name for path in folder.glob('[!.]*.png')), key=natural_key)
 
 
-def _pairs(predictions: Path, annotations: Path, protocol: str) -> _Pairs:
-    "The annotated frames of one sequence. ValueError where there is none, or a mask is missing."
+def _pairs(predictions, annotations, protocol):
+    "[(predicted, true mask)]; None for one that is not scored. ValueError where none is true."
     names = _mask_names(annotations)
     if not names:
         raise ValueError(f'{annotations}: expected masks (*.png), found none')
     scored = names[1:-1] if protocol == 'davis' else names[1:]
-    missing = [name for name in scored if not (predictions / name).is_file()]
-    if missing:
-        raise ValueError(
-            f'{predictions / missing[0]}: no such mask; '
-            f'expected {len(scored)} of {annotations}, got {len(scored) - len(missing)}'
-        )
     return [(predictions / name if name in scored else None, annotations / name) for name in names]
-
-
-def _sequences(
-    predictions: Path, annotations: Path, names: Iterable[str] | None, protocol: str
-) -> dict[str, _Pairs]:
-    "What is to be scored, by name. ValueError where a mask is missing."
-    if names is None and not _mask_names(annotations):
-        names = sorted(path.name for path in annotations.glob('[!.]*/'))
-    if not names:
-        return {annotations.resolve().name: _pairs(predictions, annotations, protocol)}
-    return {name: _pairs(predictions / name, annotations / name, protocol) for name in names}
 
 # %% ../nbs/11_metrics.ipynb #b7c2e1d1
 _HINT = '; if all objects shall count as one, as in DAVIS 2016, say single (--single)'
 
 
-def _read(path: Path, binary: bool, single: bool) -> np.ndarray:
+def _read(path, binary, single):
     "The ids of a mask file (H, W), in the smallest type that holds them."
     ids = read_mask(path, binary).numpy()
     if single:
@@ -247,7 +213,7 @@ def _read(path: Path, binary: bool, single: bool) -> np.ndarray:
     return ids.astype(np.min_scalar_type(ids.max()))
 
 
-def _score_sequence(name: str, pairs: _Pairs, protocol: str, single: bool) -> list[_ObjectScores]:
+def _score_sequence(name, pairs, protocol, single):
     "The scores of each object of one sequence. ValueError where a prediction has another."
     binary_pred = is_binary(pred for pred, _ in pairs if pred)
     binary_true = is_binary(true for _, true in pairs)
@@ -298,7 +264,13 @@ def evaluate(
     ValueError names the file that is missing or does not fit."""
     if protocol not in ('davis', 'youtube-vos'):
         raise ValueError(f"protocol: expected 'davis' or 'youtube-vos', got {protocol!r}")
-    pairs = _sequences(Path(predictions), Path(annotations), sequences, protocol)
+    predictions, annotations = Path(predictions), Path(annotations)
+    if sequences is None and not _mask_names(annotations):
+        sequences = sorted(path.name for path in annotations.glob('[!.]*/'))
+    places = {name: (predictions / name, annotations / name) for name in sequences or ()}
+    if not places:
+        places[annotations.resolve().name] = predictions, annotations
+    pairs = {name: _pairs(*folders, protocol) for name, folders in places.items()}
     score = partial(_score_sequence, protocol=protocol, single=single)
     # one thread each: a forked process must not wait for threads that its parent had
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -312,9 +284,8 @@ def evaluate(
         warnings.warn(f'{told}; left out', stacklevel=2)
     lost = [scores.name for scores in objects if not scores.found]
     if lost:
-        few = f'{", ".join(lost[:5])}{", ..." if len(lost) > 5 else ""}'
-        hint = '' if single else _HINT
-        warnings.warn(f'{predictions}: no mask shows {few}{hint}', stacklevel=2)
+        few = f'{", ".join(lost[:5])}{", ..." if len(lost) > 5 else ""}{"" if single else _HINT}'
+        warnings.warn(f'{predictions}: no mask shows {few}', stacklevel=2)
     return Result(tuple(objects))
 
 # %% ../nbs/11_metrics.ipynb #bc3f6a4b
@@ -328,8 +299,10 @@ def plot_over_time(
     groups = {}
     for scores in result.objects:
         groups.setdefault(scores.sequence, []).append(scores)
-    options = dict(figsize=(4.5, 2.3 * len(groups)), dpi=60, layout='constrained')
-    figure, axes = plt.subplots(len(groups), squeeze=False, **options)
+    size = 4.5, 2.3 * len(groups)
+    figure, axes = plt.subplots(
+        len(groups), squeeze=False, figsize=size, dpi=60, layout='constrained'
+    )
     for ax, objects in zip(axes.flat, groups.values()):
         ax.set(xlabel='scored frame', ylabel='J, dotted F', ylim=(-0.02, 1.02))
         end = max(len(scores.j) for scores in objects) + 1
@@ -340,11 +313,9 @@ def plot_over_time(
         ax.legend(fontsize=7)
     if path is not None:
         plt.close(figure)
-        try:
-            with write_then_rename(path) as temporary:
-                figure.savefig(temporary, dpi=150)
-        except ValueError as error:
-            raise ValueError(f'{path}: expected a name in .png, .svg or .pdf; {error}') from error
+        wrong = f'{path}: expected a name in .png, .svg or .pdf'
+        with as_value_error(wrong, ValueError), write_then_rename(path) as temporary:
+            figure.savefig(temporary, dpi=150)
     return figure
 
 # %% ../nbs/11_metrics.ipynb #e6a7c8d1
@@ -357,8 +328,7 @@ def youtube_scores(
     KeyError where an object is missing, ValueError where one of the two groups is empty."""
     groups = {True: [], False: []}
     for scores in result.objects:
-        group = groups[seen[scores.sequence, scores.object_id]]
-        group.append((scores.j.mean(), scores.f.mean()))
+        groups[seen[scores.sequence, scores.object_id]].append((scores.j.mean(), scores.f.mean()))
     if not all(groups.values()):
         raise ValueError(
             'expected objects of seen and of unseen categories, '
@@ -379,14 +349,14 @@ def write_csv(
 
     ValueError if the folder cannot be written."""
     folder, summary = Path(folder), summary or result.summary()
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)  # a file that cannot be written is named below
+    with as_value_error(f'{folder} cannot be made'):
+        folder.mkdir(parents=True, exist_ok=True)
     rows = [(o.name, f'{o.j.mean():.6f}', f'{o.f.mean():.6f}') for o in result.objects]
     tables = {
         'global': [summary, [f'{number:.6f}' for number in summary.values()]],
         'per-sequence': [('Sequence', 'J-Mean', 'F-Mean'), *rows],
     }
     for name, rows in tables.items():
-        with write_then_rename(folder / f'{name}_results.csv') as temporary:
-            with open(temporary, 'w', newline='') as file:
-                csv.writer(file, lineterminator='\n').writerows(rows)
+        place = folder / f'{name}_results.csv'
+        with write_then_rename(place) as temporary, open(temporary, 'w', newline='') as file:
+            csv.writer(file, lineterminator='\n').writerows(rows)

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from .core import PALETTE, write_then_rename
+from .core import PALETTE, as_value_error, write_then_rename
 
 # %% ../nbs/3w_video.ipynb #9a50e049
 _MOST = 2**26  # pixels of a picture: 8192 x 8192, which are 800 MB as float32
@@ -40,21 +40,17 @@ def _pages(picture):  # how many; what follows the first one in a phone's MPO ha
 @contextmanager
 def _opened(path, stack=None, page=0):  # -> a picture that is not decoded; a page of an open stack
     "ValueError with the file's name where it is missing, broken, huge, several, or no picture."
-    try:
-        with nullcontext(stack) if stack else Image.open(path) as picture:
-            if stack:
-                picture.seek(page)
-            elif _pages(picture) > 1:
-                raise ValueError(f'expected one, it holds {_pages(picture)}')
-            if picture.width * picture.height > _MOST:
-                raise ValueError(f'{picture.width}x{picture.height} pixels are more than {_MOST}')
-            yield picture
-    except FileNotFoundError as error:
-        raise ValueError(f'{path}: no such file') from error
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise many kinds
-        raise ValueError(f'{path}: cannot be read as a picture: {error}') from error
+    with (
+        as_value_error(f'{path}: cannot be read as a picture', Exception),  # decoders raise many
+        nullcontext(stack) if stack else Image.open(path) as picture,
+    ):
+        if stack:
+            picture.seek(page)
+        elif _pages(picture) > 1:
+            raise ValueError(f'expected one, it holds {_pages(picture)}')
+        if picture.width * picture.height > _MOST:
+            raise ValueError(f'{picture.width}x{picture.height} pixels are more than {_MOST}')
+        yield picture
 
 # %% ../nbs/3w_video.ipynb #dcb15a81
 # an EXIF orientation, and the number of the `Image.Transpose` that obeys it
@@ -116,13 +112,11 @@ def _stored(
     "The numbers of a mask file, in 8 bits where stretched to 16. ValueError with its name."
     with _opened(path) as picture:
         ids = np.asarray(_upright(picture))
-    if picture.mode not in ('P', 'L', '1', 'I;16', 'I;16B'):
+    if picture.mode not in ('P', 'L', '1', 'I;16', 'I;16B') or picture.format == 'JPEG':
         raise ValueError(
             f'{path}: expected a mask with one channel of object ids (mode P, L, 1 or I;16), '
-            f'got mode {picture.mode}'
+            f'stored without loss, got a {picture.format} of mode {picture.mode}'
         )
-    if picture.format == 'JPEG':
-        raise ValueError(f'{path}: expected a mask stored without loss; a JPEG changes the ids')
     white = ids.itemsize == 2 and ids.max() == 65535  # without it, multiples of 257 may be ids
     return ids // 257 if white and not (ids % 257).any() else ids
 
@@ -165,12 +159,12 @@ def write_mask(
     ids: Tensor,  # (H, W) whole numbers from 0 to 255
 ) -> None:
     "Write ids as a PNG in the colours of DAVIS. ValueError where one does not fit, or the file."
-    if ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
+    whole = ids.dim() == 2 and not ids.is_floating_point() and ids.numel() > 0
+    if not whole or ids.min() < 0 or ids.max() > 255:
         raise ValueError(
-            f'{path}: expected whole numbers (H, W), got {ids.dtype} {tuple(ids.shape)}'
+            f'{path}: expected whole numbers (H, W) from 0 to 255, '
+            f'got {ids.dtype} {tuple(ids.shape)} of {ids.unique()}'
         )
-    if ids.min() < 0 or ids.max() > 255:
-        raise ValueError(f'{path}: expected ids from 0 to 255, got {ids.min()} to {ids.max()}')
     picture = Image.fromarray(ids.cpu().numpy().astype(np.uint8))
     picture.putpalette(PALETTE.flatten().tolist())  # makes it mode P
     with write_then_rename(path) as temporary:
@@ -216,31 +210,29 @@ def pictures(
     folder, found, strange = Path(folder), {}, []
     endings = Image.registered_extensions()
     kinds = Image.OPEN.keys() - {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG'}  # these five are no frames
-    try:
+    with as_value_error(f'{folder}: cannot be listed'):
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ValueError(f'{folder}: cannot be listed: {error.strerror}') from error
     for entry in entries:
-        stem, suffix = os.path.splitext(entry.name)
+        file = folder / entry.name
+        stem = file.stem
         if stem.startswith('.'):
             continue
-        if endings.get(suffix.lower()) not in kinds:
-            with suppress(Exception), Image.open(entry.path if entry.is_file() else ''):
-                strange.append(entry.name)
+        if endings.get(file.suffix.lower()) not in kinds:
+            with suppress(Exception), Image.open(file if entry.is_file() else ''):
+                strange.append(file.name)
             continue
         check_name(stem, folder)
         if not entry.is_file():
             raise ValueError(
-                f'{folder / entry.name}: expected a picture file, '
-                'got a folder, a device or a link to nothing'
+                f'{file}: expected a picture file, got a folder, a device or a link to nothing'
             )
-        if without and os.path.isfile(without) and os.path.samefile(entry, without):
+        if without and os.path.isfile(without) and os.path.samefile(file, without):
             continue
         if stem in found:
             raise ValueError(
-                f'{folder}: expected one picture a name, got {found[stem].name} and {entry.name}'
+                f'{folder}: expected one picture a name, got {found[stem].name} and {file.name}'
             )
-        found[stem] = folder / entry.name
+        found[stem] = file
     if strange:
         warnings.warn(
             f'{folder}: {len(strange)} pictures without a usual suffix are left out, '
@@ -283,8 +275,7 @@ class Clip:
                 raise ValueError(
                     f'{where}: expected {_text(self.size)} as in the first frame, got {_text(size)}'
                 )
-        self.turned = any(turn > 1 for *_, turn in heads)
-        if self.turned:
+        if any(turn > 1 for *_, turn in heads):
             warnings.warn(
                 f'{path}: turned as viewers show it, to {_text(self.size)}; '
                 'masks are those of turned frames',
@@ -316,8 +307,9 @@ def write_video(
         tick = Fraction(1, lcm(*(time.denominator for time in times)))
         ticks = iter([int(time / tick) for time in times])
         rate = ((len(times) - 1) / times[-1]).limit_denominator(10**6)
-    try:
-        with write_then_rename(path) as temporary, av.open(f'file:{temporary}', 'w') as container:
+    failed = f'{path} cannot be written, smaller frames may help'
+    with as_value_error(failed, av.FFmpegError), write_then_rename(path) as temporary:
+        with av.open(f'file:{temporary}', 'w') as container:
             for image, start in zip(images, ticks):
                 if shape is None:
                     shape = image.shape
@@ -340,32 +332,22 @@ def write_video(
             held = stream.encode()  # the encoder holds frames back; this empties it
             held[-1].duration = next(ticks) - start
             container.mux(held)
-    except av.FFmpegError as error:
-        raise ValueError(f'{path} cannot be written, smaller frames may help: {error}') from error
 
 # %% ../nbs/3w_video.ipynb #8971d20a
 def _decode(path, start=None):  # start: seek to the key frame of this time, in units of the stream
     "The frames of a video file. ValueError with its name where it cannot be read, to its end."
-    count = 0
-    try:
-        with av.open(f'file:{path}') as container:  # a : in a bare name would make it an address
-            if not container.streams.video:
-                raise ValueError('it holds no video')
-            if start is not None:
-                container.seek(start, stream=container.streams.video[0])
-            for frame in container.decode(video=0):
-                if frame.is_corrupt:
-                    raise ValueError('damaged data')
-                yield frame
-                count += 1
-            if not count:
-                raise ValueError('it holds no frame')
-    except MemoryError:
-        raise
-    except Exception as error:  # FFmpeg has dozens of kinds
-        raise ValueError(
-            f'{path}: cannot be read as a video after {count} frames: {error}'
-        ) from error
+    with (
+        as_value_error(f'{path}: cannot be read as a video', Exception),  # FFmpeg has dozens
+        av.open(f'file:{path}') as container,  # a : in a bare name would make it an address
+    ):
+        if not container.streams.video:
+            raise ValueError('it holds no video')
+        if start is not None:
+            container.seek(start, stream=container.streams.video[0])
+        for frame in container.decode(video=0):
+            if frame.is_corrupt:
+                raise ValueError('damaged data')
+            yield frame
 
 
 def _display_turn(frame):  # -> the EXIF orientation that a frame's display matrix means
@@ -394,12 +376,15 @@ class _VideoClip(Clip):
                 self._pts.append(frame.pts)
                 turn = _display_turn(frame)
                 heads.append((f'{path}: frame {index}', _shape(frame, turn), turn))
+            if not heads:
+                raise ValueError(f'{path}: cannot be read as a video: it holds no frame')
         except ValueError as error:
             if not heads:
                 raise
+            told = f'{error} after {len(heads)} frames'
             if not partial:
-                raise ValueError(f'{error}; --partial takes those') from error
-            warnings.warn(f'{error}; those are taken', stacklevel=2)
+                raise ValueError(f'{told}; --partial takes those') from error
+            warnings.warn(f'{told}; those are taken', stacklevel=2)
         pts, duration = self._pts, frame.duration or 1
         if None in pts or any(b <= a for a, b in pairwise(pts)):
             self._keys = [0]  # times that do not tell frames apart: neither shown nor sought
@@ -448,14 +433,13 @@ def open_clip(
     path = Path(path)
     if path.is_dir():
         return Clip(pictures(path, without).values())
-    if not path.exists():
-        raise ValueError(f'{path}: no such file or folder')
-    try:
+    stack = None
+    with suppress(Exception):  # it may be a video
         stack = Image.open(path)
-    except Exception:
+    # FFmpeg knows the times of an animation
+    animated = stack and stack.format in ('GIF', 'PNG', 'MPEG')
+    if not stack or animated and getattr(stack, 'is_animated', True):
         return _VideoClip(path, partial)
-    if stack.format in ('GIF', 'PNG', 'MPEG') and getattr(stack, 'is_animated', True):
-        return _VideoClip(path, partial)  # FFmpeg knows the times of an animation
     with _opened(path, stack):
         pages = [path / f'{page:05d}' for page in range(_pages(stack))]
     return Clip(pages, stack)
@@ -502,16 +486,15 @@ def first_masks(
                 f'got {strange[0]}'
             )
         given = {index: files[name] for index, name in enumerate(clip.names) if name in files}
-    binary, masks = binarize is None and is_binary(given.values()), {}
+    binary, masks = is_binary(given.values()), {}
     for index, file in given.items():
         if binarize is None:
             ids = read_mask(file, binary)
         else:
             ids = ((255 * read_image(file).mean(0)).round() >= binarize).long()
         if ids.shape != clip.size:
-            why = ', which are turned as viewers show them' if clip.turned else ''
             raise ValueError(
-                f'{file}: expected {_text(clip.size)} as in the frames{why}, got {_text(ids.shape)}'
+                f'{file}: expected {_text(clip.size)} as in the frames, got {_text(ids.shape)}'
             )
         if ids.max() > 255:
             raise ValueError(
@@ -521,8 +504,8 @@ def first_masks(
         masks[index] = ids
     first = min(masks)
     if not object_ids(masks[first]):
-        void = ' and void (255)' if masks[first].any() else ''
         raise ValueError(
-            f'{given[first]}: expected the mask of an object, got background{void} alone'
+            f'{given[first]}: expected the mask of an object, '
+            f'got background (0) or void (255): {masks[first].unique().tolist()}'
         )
     return masks

@@ -9,32 +9,29 @@ __all__ = ['SHIPPED', 'save_weights', 'read_weights', 'load_model', 'load_coco',
 # %% ../nbs/2w_weights.ipynb #3ce13be1
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
-from dacite import Config, DaciteError, from_dict
+from dacite import Config, from_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from .core import DEMO, write_then_rename
+from .core import DEMO, as_value_error, write_then_rename
 from .mask_rcnn import MaskRCNN
 from .small import PAPER, ModelConfig, build
 
 # %% ../nbs/2w_weights.ipynb #46972f89
-def _is_pickle(file: Path | str) -> bool:
+def _is_pickle(file):  # -> bool
     """Whether a program would have to run to read a file: a pickle, or a zip archive of them.
 
     ValueError where it is but a place holder."""
-    try:
-        with open(file, 'rb') as opened:
-            begin = opened.read(99)
-    except OSError as error:
-        raise ValueError(f'{file}: cannot be read: {error.strerror}') from error
+    with as_value_error(f'{file}: cannot be read'), open(file, 'rb') as opened:
+        begin = opened.read(99)
     if begin.startswith(b'version https://git-lfs'):
         raise ValueError(f'{file}: expected weights, got a pointer of Git LFS; use `git lfs pull`')
     if re.match(rb'\s*<[!?a-zA-Z][a-zA-Z-]', begin):
@@ -42,15 +39,16 @@ def _is_pickle(file: Path | str) -> bool:
     return bool(re.match(rb'PK\x03\x04|\x80[\x02-\x05][^\x00]{2}', begin))
 
 # %% ../nbs/2w_weights.ipynb #787701bf
-_RETIRED = {  # fields of earlier versions, and the one value that today's code has built in
-    'image': dict(multiple=32),
-    'rpn': dict(ratios=[0.5, 1.0, 2.0], background_iou=0.3, positives=0.5, nms_iou=0.7),
-    'roi': dict(iou=0.5, box_size=7, mask_layers=4, nms_iou=0.5, align='fast'),
-    None: dict(norm='group', norm_eps=1e-5),  # of the model itself
-}
+# fields of earlier versions as they stand in their files; today's code has these values built in
+_RETIRED = json.loads("""{
+    "image": {"multiple": 32},
+    "rpn": {"ratios": [0.5, 1.0, 2.0], "background_iou": 0.3, "positives": 0.5, "nms_iou": 0.7},
+    "roi": {"iou": 0.5, "box_size": 7, "mask_layers": 4, "nms_iou": 0.5, "align": "fast"},
+    "": {"norm": "group", "norm_eps": 1e-5}
+}""")  # '': of the model itself
 
 
-def _read_config(values: dict[str, Any]) -> ModelConfig:
+def _read_config(values):  # what JSON holds -> ModelConfig
     "A configuration from its JSON. A field that is left out has its default."
     for part, retired in _RETIRED.items():
         fields = values.get(part, {}) if part else values
@@ -84,11 +82,9 @@ def save_weights(
             )
         tensors[name] = o.detach().cpu().contiguous()
     about = json.dumps(dict(config=asdict(config), notes=notes or {}))
-    with write_then_rename(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=dict(eosvos=about))
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f'{path}: cannot be written: {error}') from error
+    failed = f'{path}: cannot be written'
+    with write_then_rename(path) as temporary, as_value_error(failed, SafetensorError):
+        save_file(tensors, temporary, metadata=dict(eosvos=about))
 
 # %% ../nbs/2w_weights.ipynb #6767ec6c
 SHIPPED = {name: DEMO.with_name(f'{name}.safetensors') for name in ('parent', 'small')}
@@ -109,24 +105,19 @@ def read_weights(
         raise ValueError(
             f'{file}: expected safetensors, got a pickle or zip; `eosvos weights` converts some'
         )
-    try:
+    with as_value_error(f'{file}: cannot be read as safetensors', SafetensorError, ValueError):
         with safe_open(file, 'pt') as opened:
             about = opened.metadata() or {}
         if 'eosvos' not in about:
             raise ValueError(f"expected metadata 'eosvos' of `save_weights`, got {sorted(about)}")
         return load_file(file), json.loads(about['eosvos'])
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f'{file}: cannot be read as safetensors: {error}') from error
 
 # %% ../nbs/2w_weights.ipynb #491aa55f
-def _filled_model(config: ModelConfig, state: Mapping[str, Tensor]) -> MaskRCNN:
-    "A model with given weights. ValueError, with the names, where they do not fit."
+def _filled_model(config, state):  # tensors by name -> MaskRCNN
+    "A model with given weights. RuntimeError, with the names, where they do not fit."
     with torch.device('meta'):
         model = build(config)
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f'{" ".join(str(error).split()):.300}') from error
+    model.load_state_dict(state, assign=True)
     return model
 
 # %% ../nbs/2w_weights.ipynb #10da179b
@@ -139,11 +130,9 @@ def load_model(
     ValueError, with the name of the file, where that cannot be had."""
     tensors, about = read_weights(name_or_file)
     state = {name: o.float() for name, o in tensors.items() if not name.startswith(_RATES)}
-    try:
+    with as_value_error(name_or_file, Exception):  # the JSON may hold anything
         config = _read_config(about['config'])
         model = _filled_model(config, state)
-    except (DaciteError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{name_or_file}: {error}') from error
     return model.to(device, memory_format=torch.channels_last), config
 
 # %% ../nbs/2w_weights.ipynb #959f245c
@@ -154,9 +143,7 @@ for _i in range(4):
     _RENAMED[f'roi_heads.mask_head.mask_fcn{_i + 1}'] = f'roi_heads.mask_head.{_i}.0'
 
 
-def _modern_names(
-    state: Mapping[str, Tensor],  # by torchvision's names of any version
-) -> dict[str, Tensor]:  # by today's
+def _modern_names(state):  # tensors by torchvision's names of any version -> by today's
     "Renames the modules that torchvision moved after version 0.4, and leaves all others alone."
     renamed = {}
     for name, o in state.items():
@@ -165,34 +152,36 @@ def _modern_names(
     return renamed
 
 # %% ../nbs/2w_weights.ipynb #3fcdfcdc
-def _account(parts: dict[str, list[str]]) -> str:
-    "What became of how many tensors: a line a part, with its first six names."
-    lines = []
-    for what, names in parts.items():
-        if names:
-            more = ', ...' if len(names) > 6 else ''
-            lines.append(f'{len(names):4} {what}: {", ".join(names[:6])}{more}')
-    return '\n'.join(lines)
+def _account(parts):  # what happened -> names of tensors
+    "What became of how many tensors: a line a part, with its first names."
+    return '\n'.join(
+        f'{len(names):4} {what}: {shorten(", ".join(names), 250, placeholder=" ...")}'
+        for what, names in parts.items()
+    )
 
 # %% ../nbs/2w_weights.ipynb #2cc62442
 def load_coco(
     model: nn.Module,  # of `build(config)` with body='resnet50'; changed in place
-    state: Mapping[str, Tensor],  # of torchvision's maskrcnn_resnet50_fpn, COCO_V1
+    state: dict[str, Tensor],  # of torchvision's maskrcnn_resnet50_fpn, COCO_V1
 ) -> dict[str, list[str]]:  # what happened -> to which tensors or modules; nothing is left out
     "Copies what fits by name and shape. ValueError where nothing fits."
     own, state = model.state_dict(), _modern_names(state)
-    fits = {}
-    for name, o in own.items():
-        if name in state and state[name].shape == o.shape:
-            fits[name] = state[name]
+    fits = {
+        name: state[name]
+        for name, o in own.items()
+        if name in state and state[name].shape == o.shape
+    }
     if not fits:
         raise ValueError(f'expected tensors such as {next(iter(own))}, got {list(state)[:3]}')
     model.load_state_dict(fits, strict=False)
-    groups = [name for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)]
     return {
         'loaded': list(fits),
         'left at random': [name for name in own if name not in fits],
-        'GroupNorm from BatchNorm': [name for name in groups if f'{name}.running_var' in state],
+        'GroupNorm from BatchNorm': [
+            name
+            for name, m in model.named_modules()
+            if isinstance(m, nn.GroupNorm) and f'{name}.running_var' in state
+        ],
         'not used': [name for name in state if name not in fits],
     }
 
@@ -231,14 +220,12 @@ def convert_coco(
 
     ValueError where there is neither a network nor a file."""
     source = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
-    try:
-        options = dict(progress=True, check_hash=True, weights_only=True)
-        state = read_foreign(file) if file else source.get_state_dict(**options)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f'{source.url}: expected to download it, got: {error}; '
-            'give the name of a file that you have fetched'
-        ) from error
+    failed = f'{source.url}: cannot be downloaded, so fetch it and give the name of the file'
+    with as_value_error(failed, RuntimeError):
+        if file:
+            state = read_foreign(file)
+        else:
+            state = source.get_state_dict(check_hash=True, weights_only=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(PAPER)
@@ -249,15 +236,20 @@ def convert_coco(
 
 # %% ../nbs/2w_weights.ipynb #6dd69f2c
 def _import_authors(
-    state: Mapping[str, Any],  # a checkpoint of the authors, or its 'meta_optim_state_dict'
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # weights; rates (C, 1, ...), by our names
+    state,  # a checkpoint of the authors, or its 'meta_optim_state_dict'
+):  # -> weights; rates (C, 1, ...), by our names
     "What meta-training learned. ValueError where weights and rates do not belong together."
-    parts = {'model_init_': {}, 'log_init_lr_': {}}
-    for name, o in state.get('meta_optim_state_dict', state).items():
-        for prefix, part in parts.items():
-            if name.startswith(prefix):
-                part[name.removeprefix(prefix).replace('-', '.')] = o
-    weights, rates = map(_modern_names, parts.values())
+    state = state.get('meta_optim_state_dict', state)
+    weights, rates = (
+        _modern_names(
+            {
+                name.removeprefix(prefix).replace('-', '.'): o
+                for name, o in state.items()
+                if name.startswith(prefix)
+            }
+        )
+        for prefix in ('model_init_', 'log_init_lr_')
+    )
     odd = sorted(weights.keys() ^ rates.keys())
     if odd or not weights:
         raise ValueError(
@@ -282,13 +274,11 @@ def convert_authors(
 
     ValueError, with the file's name, where it is something else."""
     checkpoint = read_foreign(file)
-    try:
+    with as_value_error(file, ValueError, RuntimeError):
         weights, rates = _import_authors(checkpoint)
         model = _filled_model(PAPER, weights)
-    except ValueError as error:
-        raise ValueError(f'{file}: {error}') from error
-    iteration = str(checkpoint.get('meta_iter', 'unknown'))
-    notes = dict(source=f"the authors' {Path(file).name}", meta_iter=iteration)
+    source = f"the authors' {Path(file).name}"
+    notes = dict(source=source, meta_iter=str(checkpoint.get('meta_iter', 'unknown')))
     save_weights(model, PAPER, out, notes, half=False, rates=rates)
     return _account({'loaded': list(weights), 'learning rates kept': list(rates)})
 

@@ -437,7 +437,7 @@ def test_the_archive_of_davis(sequences, tmp_path):
 @pytest.mark.parametrize(
     'wrong, said',
     [
-        (lambda file: file.unlink(), '00001.png: no such file'),
+        (lambda file: file.unlink(), '00001.png: cannot be read as a picture: No such file'),
         (lambda file: file.write_bytes(b''), '00001.png: cannot be read'),
         (
             lambda file: Image.fromarray(np.ones((54, 96), np.uint8)).save(file),

@@ -274,7 +274,7 @@ def test_where_the_released_code_is_wrong(tmp_path):
 class Blind(nn.Module):
     "Finds nothing, so that results hold what is given and no more."
 
-    config = ImageConfig(12, 16)
+    image_config = ImageConfig(12, 16)
 
     def __init__(self):
         super().__init__()
@@ -386,7 +386,7 @@ def test_youtube_vos_says_what_is_missing(tmp_path):
         youtube_vos(tmp_path, 'valid')
     (tmp_path / f'valid/JPEGImages/{NAME}/00005.jpg').unlink()
     with pytest.raises(
-        ValueError, match=f"{NAME}: no frame '00005', which meta.json names for object 2"
+        ValueError, match=f"{NAME}: meta.json names for object 2 what is no frame: '00005'"
     ):
         youtube_vos(tmp_path, 'valid')
 

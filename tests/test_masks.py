@@ -107,7 +107,7 @@ def test_white_masks_are_object_1_in_all_frames(tmp_path, clip):
 def test_void_before_the_first_object_is_not_given(tmp_path, clip):
     sequence = sequence_of(tmp_path, clip, block(255), block(4))
     assert sequence.ids == [4] and list(sequence.given()) == [1]
-    with pytest.raises(ValueError, match=r'00000\.png: .* got background and void \(255\) alone'):
+    with pytest.raises(ValueError, match=r'00000\.png: .* got background .* \[0, 255\]'):
         first_masks(tmp_path / 'masks', clip)
 
 
@@ -176,7 +176,7 @@ def test_a_later_mask_may_be_empty(tmp_path, clip):
     given = first_masks(tmp_path / 'masks', clip)
     assert {i: object_ids(ids) for i, ids in given.items()} == {0: [2], 1: [], 2: [2]}
     save(tmp_path / 'masks/00000.png', block(0))
-    with pytest.raises(ValueError, match=r'00000\.png: expected the mask of an object, got back'):
+    with pytest.raises(ValueError, match=r'00000\.png: expected the mask of an object, got .* \[0\]'):
         first_masks(tmp_path / 'masks', clip)
 
 
@@ -284,7 +284,7 @@ def test_any_picture_can_be_made_binary(tmp_path, clip, mode):
             if pixels:
                 assert first_masks(tmp_path / 'x.png', clip, binarize=least)[0].sum() == pixels
             else:
-                with pytest.raises(ValueError, match='got background alone'):
+                with pytest.raises(ValueError, match=r'got background .* \[0\]'):
                     first_masks(tmp_path / 'x.png', clip, binarize=least)
 
 

@@ -276,7 +276,7 @@ def test_truncated_pictures_are_named(tmp_path, read, suffix, share):
 
 @pytest.mark.parametrize('read', [read_image, read_mask])
 def test_missing_files_and_folders_are_named(tmp_path, read):
-    with pytest.raises(ValueError, match=r'nope\.png: no such file'):
+    with pytest.raises(ValueError, match=r'nope\.png: cannot be read as a picture: No such file'):
         read(tmp_path / 'nope.png')
     with pytest.raises(ValueError, match='cannot be read'):
         read(tmp_path)
@@ -362,7 +362,7 @@ def test_the_size_is_known_without_decoding(tmp_path, monkeypatch):
     cut(tmp_path / 'x.png', 0.1)
     assert video._picture_size(tmp_path / 'x.png') == (20, 30)
     for name in ('nope.png', '.'):
-        with pytest.raises(ValueError, match='no such file|cannot be read'):
+        with pytest.raises(ValueError, match='cannot be read'):
             video._picture_size(tmp_path / name)
 
 
@@ -432,7 +432,7 @@ def test_255_is_an_object_alone_and_void_beside_others(tmp_path):
 def test_colour_masks_are_refused_by_name_and_mode(tmp_path, mode):
     path = tmp_path / ('mask.tif' if mode == 'CMYK' else 'mask.png')
     rgb().convert(mode).save(path)
-    with pytest.raises(ValueError, match=rf'{path.name}: .*got mode {mode}$'):
+    with pytest.raises(ValueError, match=rf'{path.name}: .*of mode {mode}$'):
         read_mask(path)
 
 
@@ -632,7 +632,7 @@ def test_folders_that_are_no_clip(tmp_path, folder):
     (tmp_path / 'none').mkdir()
     with pytest.raises(ValueError, match='none: no pictures'):
         open_clip(tmp_path / 'none')
-    with pytest.raises(ValueError, match='nope: no such file or folder'):
+    with pytest.raises(ValueError, match='nope: cannot be read .* No such file'):
         open_clip(tmp_path / 'nope')
     rgb().save(folder / '00001.jpg')
     with pytest.raises(ValueError, match=r'got 00001\.jpg and 00001\.png'):
@@ -741,7 +741,7 @@ def test_a_folder_of_turned_frames(folder, tmp_path):
     write_mask(tmp_path / 'mask.png', torch.ones(20, 30).long())
     with pytest.raises(
         ValueError,
-        match='expected 20x30 .* in the frames, which are turned as viewers .*, got 30x20',
+        match='expected 20x30 .* in the frames, got 30x20',
     ):
         first_masks(tmp_path / 'mask.png', clip)
 
@@ -1027,7 +1027,7 @@ def test_videos_are_turned_as_viewers_turn_them(tmp_path, matrix, turn):
         )
     if turn > 4:
         write_mask(tmp_path / 'mask.png', torch.ones(32, 48).long())
-        with pytest.raises(ValueError, match='which are turned as viewers show them, got 48x32'):
+        with pytest.raises(ValueError, match='as in the frames, got 48x32'):
             first_masks(tmp_path / 'mask.png', clip)
 
 
@@ -1092,11 +1092,11 @@ def test_of_a_cut_video_the_frames_before_the_cut_are_taken_if_asked_for(tmp_pat
     cut(tmp_path / name, 0.7)
     with pytest.raises(
         ValueError,
-        match=rf'{name}: cannot be read as a video after \d+ frames: .*; --partial takes those',
+        match=rf'{name}: cannot be read as a video: .* after \d+ frames; --partial takes those',
     ) as caught:
         open_clip(tmp_path / name)
     count = int(str(caught.value).split(' after ')[1].split()[0])
-    with pytest.warns(UserWarning, match=f'after {count} frames: .*; those are taken'):
+    with pytest.warns(UserWarning, match=f'after {count} frames; those are taken'):
         clip = open_clip(tmp_path / name, partial=True)
     assert 10 < len(clip) == count < 40 and len(clip.times) == count + 1
     for index in reversed(range(count)):
@@ -1106,7 +1106,7 @@ def test_of_a_cut_video_the_frames_before_the_cut_are_taken_if_asked_for(tmp_pat
 def test_nothing_of_a_video_is_no_part_of_it(tmp_path):
     (tmp_path / 'x.mp4').write_text('hello')
     with pytest.raises(
-        ValueError, match=r'x\.mp4: cannot be read as a video after 0 frames: [^;]*$'
+        ValueError, match=r'x\.mp4: cannot be read as a video: [^;]*$'
     ):
         open_clip(tmp_path / 'x.mp4', partial=True)
 
@@ -1187,10 +1187,10 @@ def test_masks_that_do_not_fit_are_named(folder, tmp_path):
         ValueError, match=r'masks/1\.png: expected the name of a frame, such as 00000, got 1'
     ):
         first_masks(masks, clip)
-    with pytest.raises(ValueError, match=r'nope\.png: no such file'):
+    with pytest.raises(ValueError, match=r'nope\.png: cannot be read as a picture: No such file'):
         first_masks(masks / 'nope.png', clip)
     rgb().save(masks / 'rgb.png')
-    with pytest.raises(ValueError, match=r'rgb\.png: .*got mode RGB'):
+    with pytest.raises(ValueError, match=r'rgb\.png: .*of mode RGB'):
         first_masks(masks / 'rgb.png', clip)
     rgb().convert('L').save(masks / 'cut.png')
     with pytest.raises(ValueError, match=r'cut\.png: cannot be read'):
