@@ -98,8 +98,8 @@ def paste_masks(
     grown = torch.cat([centre - half, centre + half], 1).to(torch.int64)
     result = masks.new_zeros(len(masks), *size)
     for i, (x1, y1, x2, y2) in enumerate(grown.tolist()):
-        shape = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
-        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear', align_corners=False)
+        shape = y2 - y1 + 1, x2 - x1 + 1
+        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear')
         canvas = result[i, max(y1, 0) : max(y2 + 1, 0), max(x1, 0) : max(x2 + 1, 0)]
         inside = large[0, 0, max(-y1, 0) :, max(-x1, 0) :]
         canvas.copy_(inside[: canvas.shape[0], : canvas.shape[1]])

@@ -29,8 +29,8 @@ def _axis(start, stop, size, samples, length):
     counts = (at >= -1) & (at <= length) & (k < count)
     at = at.clamp(0, length - 1)
     low = at.detach().floor()
-    index = torch.stack([low, (low + 1).clamp(max=length - 1)], dim=-1).long()
-    weight = torch.stack([low + 1 - at, at - low], dim=-1) * (counts / count)[..., None]
+    index = torch.stack([low, (low + 1).clamp(max=length - 1)], -1).long()
+    weight = torch.stack([low + 1 - at, at - low], -1) * (counts / count)[..., None]
     return index.flatten(1, 2), weight.flatten(1, 2)
 
 # %% ../nbs/05_roi_align.ipynb #0bdcdb8d
