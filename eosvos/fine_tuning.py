@@ -164,8 +164,8 @@ def make_target(
     unknown: Tensor,  # (H, W) bool: pixels of which nothing is known
 ) -> Tensors:  # boxes (N, 4), labels (N,), masks (N, H, W); and valid (H, W) where needed
     "What `MaskRCNN` should find in a picture."
-    labels = torch.ones(len(masks), dtype=torch.int64, device=masks.device)
-    target = dict(boxes=masks_to_boxes(masks), labels=labels, masks=masks.to(torch.uint8))
+    labels = masks.new_ones(len(masks), dtype=torch.int64)
+    target = dict(boxes=masks_to_boxes(masks), labels=labels, masks=masks.byte())
     return target | dict(valid=~unknown) if unknown.any() else target
 
 

@@ -369,16 +369,18 @@ def follow(
         best = torch.zeros_like(image[0])
         owner = best.byte()
         if i in held:
-            best, owner = held.pop(i).to(image.device).to_dense().unbind(-1)
-            best, owner = best.float(), owner.byte()
+            taken, p, ids = (part.to(image.device) for part in held.pop(i))
+            best[taken], owner[taken] = p.float(), ids
         active = (k for k in followers if forwards or (backwards and starts[k] > i))
         best, owner = _merge(((k, followers[k].step(image)) for k in active), best, owner)
         if forwards and i in masks:
             _take_over(tracker, followers, image, masks[i], best, owner)
+        best, owner = best.cpu(), owner.cpu()
         if forwards and i < last:
-            held[i] = torch.stack([best, owner], -1).half().to_sparse(2).cpu()
+            taken = best > 0
+            held[i] = taken, best[taken].half(), owner[taken]
         else:
-            yield i, owner.cpu().long()
+            yield i, owner.long()
         if saved and (perf_counter() - clock > _SAVE_SECONDS or i in masks):
             kept = {k: dict(vars(follower), tracker=None) for k, follower in followers.items()}
             with write_then_rename(saved) as temporary:
@@ -448,8 +450,11 @@ def follow_scores(
             for i, ids in follow(tracker, short.clip(), given):
                 if i < count - 1 and short.masks[i] is not None:
                     true = short.mask(i)
-                    known = [k for k in begun if begun[k] < i]
-                    scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in known]
+                    scores += [
+                        jaccard((ids == k).numpy(), (true == k).numpy())
+                        for k in begun
+                        if begun[k] < i
+                    ]
         except FloatingPointError:
             scores = [0.0]
         if not scores:

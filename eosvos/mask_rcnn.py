@@ -89,7 +89,7 @@ def scale_target(
     lost = masks.flatten(1).any(1) & ~small.flatten(1).any(1)
     if lost.any():
         small[lost] = F.adaptive_max_pool2d(masks[lost], new)
-    small = small[:, 0].to(target['masks'].dtype)
+    small = small[:, 0].to(target['masks'])
     scaled = target | dict(boxes=scale_boxes(target['boxes'], old, new), masks=small)
     if 'valid' in target:
         valid = target['valid'][None, None].float()

@@ -78,7 +78,7 @@ def assign_levels(
     "Which level of the pyramid a box is cut from: twice the side, one level up."
     side = torch.sqrt(box_area(boxes))
     level = torch.floor(2 + torch.log2(side / canonical) + 1e-6)  # 1e-6: 224 is not 223.99999
-    return level.clamp(0, levels - 1).to(torch.int64)
+    return level.clamp(0, levels - 1).long()
 
 # %% ../nbs/05_roi_align.ipynb #06fd21f5
 def pool_rois(

@@ -66,7 +66,7 @@ def sample(
 
     def draw(mask, n):
         found = mask.nonzero()[:, 0]
-        return found[torch.randperm(len(found), generator=generator)[:n].to(found.device)]
+        return found[torch.randperm(len(found), generator=generator)[:n]]
 
     chosen = draw(labels > 0, int(count * positives))
     others = draw(labels == 0, count - len(chosen))
