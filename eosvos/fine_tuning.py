@@ -10,7 +10,7 @@ __all__ = ['Weights', 'Rates', 'Batch', 'LEVELS', 'warp', 'AugmentConfig', 'unif
 # %% ../nbs/12_fine_tuning.ipynb #9120a17c
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import cos, inf, isfinite, radians, sin, sqrt
+from math import cos, inf, radians, sin, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -250,7 +250,7 @@ def loss_gradient(
     total, values = sum(losses.values()), {name: loss.item() for name, loss in losses.items()}
     # a weight that was not used has the gradient 0
     gradients = torch.autograd.grad(total, list(free.values()), materialize_grads=True)
-    if not isfinite(total + clip_norm(gradients, clip)):
+    if not (total + clip_norm(gradients, clip)).isfinite():
         raise FloatingPointError(f'gradient or losses are not finite: {values}')
     return dict(zip(free, gradients)), values
 
