@@ -162,7 +162,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'eosvos.mask_rcnn.RoIHeads': ('mask_rcnn.html#roiheads', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.RoIHeads.__init__': ('mask_rcnn.html#roiheads.__init__', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.RoIHeads.boxes': ('mask_rcnn.html#roiheads.boxes', 'eosvos/mask_rcnn.py'),
-                                  'eosvos.mask_rcnn.RoIHeads.detections': ('mask_rcnn.html#roiheads.detections', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.RoIHeads.losses': ('mask_rcnn.html#roiheads.losses', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.RoIHeads.masks': ('mask_rcnn.html#roiheads.masks', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.check_targets': ('mask_rcnn.html#check_targets', 'eosvos/mask_rcnn.py'),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import ops
 
-from .boxes import Size, decode
+from .boxes import Size, Tensors, decode
 
 # %% ../nbs/06_box_head.ipynb #e5cc4488
 BOX_WEIGHTS = (10.0, 5.0)  # of offsets and log sizes: make the deltas of positives about 1
@@ -58,7 +58,7 @@ def box_loss(
     labels: Tensor,  # (N,) int64, 0 = background
     target_deltas: Tensor,  # (N, 4) from the proposal to its object, scaled by BOX_WEIGHTS
     beta: float = 1.0,  # of smooth L1: 1 is torchvision 0.4 and the paper, 1/9 torchvision today
-) -> dict[str, Tensor]:  # loss_classifier and loss_box_reg, scalars
+) -> Tensors:  # loss_classifier and loss_box_reg, scalars
     "Cross-entropy of all boxes, smooth L1 of those with an object (Fast R-CNN, equation 1)."
     # from half precision
     logits, deltas = logits.to(target_deltas), deltas.to(target_deltas)
@@ -78,9 +78,9 @@ def detect(
     size: Size,  # of the image without padding, pixels
     score: float,  # detections of this score or below are dropped
     count: int,  # at most so many detections
-) -> dict[str, Tensor]:  # boxes (D, 4) xyxy pixels, labels (D,), scores (D,), best first
+) -> Tensors:  # boxes (D, 4) xyxy pixels, labels (D,), scores (D,), best first
     "The refined, scored boxes of one image, without duplicates."
-    scores = logits.to(proposals).softmax(dim=1)[:, 1:]  # (N, K - 1): background is no detection
+    scores = logits.to(proposals).softmax(1)[:, 1:]  # (N, K - 1): background is no detection
     boxes = decode(deltas[:, 1:], proposals[:, None], BOX_WEIGHTS)  # (N, K - 1, 4)
     row, column = (scores > score).nonzero().unbind(1)
     boxes = ops.clip_boxes_to_image(boxes[row, column], size)

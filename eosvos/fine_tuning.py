@@ -8,18 +8,18 @@ __all__ = ['Weights', 'Rates', 'Batch', 'LEVELS', 'warp', 'AugmentConfig', 'unif
            'leaves', 'clip_norm', 'loss_gradient', 'sgd_step', 'inner_step', 'fine_tune', 'learning_rates']
 
 # %% ../nbs/12_fine_tuning.ipynb #9120a17c
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import cos, inf, radians, sin, sqrt
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torchvision.transforms.v2 import functional as tf
 
+from .boxes import Size, Tensors
 from .core import check_range, generator, masks_to_boxes
-from .mask_rcnn import Size
 from .video import VOID
 
 # %% ../nbs/12_fine_tuning.ipynb #c14017a0
@@ -33,20 +33,19 @@ def warp(
     mode: str = 'bilinear',  # 'nearest' for masks
 ) -> Tensor:  # (C, height, width), 0 where nothing comes from
     "A picture that is mirrored, turned, zoomed and moved onto a canvas."
-    c = math.cos(math.radians(angle)) / zoom
-    s = math.sin(math.radians(angle)) / zoom
+    c, s = cos(radians(angle)) / zoom, sin(radians(angle)) / zoom
     turn = torch.tensor([[c, -s], [s, c]])
     if flip:
         turn[0] *= -1
     (H, W), (height, width) = pixels.shape[1:], size
     centre = torch.tensor([width / 2 + shift[0], height / 2 + shift[1]])
     start = torch.tensor([W / 2, H / 2]) - turn @ centre
-    matrix = torch.cat([turn, start[:, None]], dim=1)  # (2, 3): canvas (x, y, 1) to picture (x, y)
+    matrix = torch.cat([turn, start[:, None]], 1)  # (2, 3): canvas (x, y, 1) to picture (x, y)
 
-    numbers = pixels if pixels.is_floating_point() else pixels.float()
+    numbers = pixels.float()
     y, x = (torch.arange(n).to(numbers) + 0.5 for n in size)
     y, x = torch.meshgrid(y, x, indexing='ij')
-    points = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ matrix.T.to(x)  # (height, width, 2)
+    points = torch.stack([x, y, torch.ones_like(x)], -1) @ matrix.T.to(x)  # (height, width, 2)
     grid = points / x.new_tensor([W, H]) * 2 - 1
     seen = F.grid_sample(numbers[None], grid[None], mode=mode, align_corners=False)
     return seen[0].to(pixels.dtype)
@@ -66,11 +65,11 @@ class AugmentConfig:
     def __post_init__(self):
         check_range(self, 0, 1, 'flip', 'colour')
         check_range(self, 0, 0.5, 'hue')
-        check_range(self, 0, math.inf, 'angle', 'shift')
-        check_range(self, 1e-3, math.inf, 'scale')
+        check_range(self, 0, inf, 'angle', 'shift')
+        check_range(self, 1e-3, inf, 'scale')
 
 
-def uniform(random: torch.Generator, low: float, high: float) -> float:
+def uniform(random: Generator, low: float, high: float) -> float:
     "One number between `low` and `high`."
     return low + (high - low) * torch.rand((), generator=random).item()
 
@@ -98,27 +97,26 @@ def augment(
     image: Tensor,  # (3, H, W) in [0, 1]
     masks: Tensor,  # (N, H, W), 0 where there is no object; 255 is unknown, and no object either
     config: AugmentConfig,
-    random: torch.Generator,
+    random: Generator,
     size: Size | None = None,  # of the canvas; the picture's own if None
 ) -> tuple[Tensor, Tensor]:  # (3, height, width), (N, height, width)
     "A random view of a picture and its masks."
     image, (H, W) = _colour_jitter(image, config, random), image.shape[1:]
     height, width = size = size or (H, W)
     # a canvas of another shape cuts off two sides of the picture, and stays empty at the others
-    fit = math.sqrt(height / H * width / W)
-    for _ in range(_TRIES):
-        place = dict(
-            flip=uniform(random, 0, 1) < config.flip,
-            angle=uniform(random, -config.angle, config.angle),
-            zoom=fit * uniform(random, *config.scale),
-            shift=[uniform(random, -config.shift, config.shift) * n for n in (width, height)],
-        )
+    fit = sqrt(height / H * width / W)
+    for t in range(_TRIES + 1):
+        place = dict(zoom=fit)
+        if t < _TRIES:
+            place = dict(
+                flip=uniform(random, 0, 1) < config.flip,
+                angle=uniform(random, -config.angle, config.angle),
+                zoom=fit * uniform(random, *config.scale),
+                shift=[uniform(random, -config.shift, config.shift) * n for n in (width, height)],
+            )
         moved = warp(masks, size, **place, mode='nearest')
         if _shows(moved) or not _shows(masks):
             break
-    else:
-        place = dict(zoom=fit)
-        moved = warp(masks, size, **place, mode='nearest')
     return warp(image, size, **place), moved
 
 # %% ../nbs/12_fine_tuning.ipynb #a982460a
@@ -140,10 +138,10 @@ def search_window(
     return tuple(window)
 
 # %% ../nbs/12_fine_tuning.ipynb #28b0222f
-Weights = dict[str, Tensor]  # the parameters of a model by name
+Weights = Tensors  # the parameters of a model by name
 # Learning rates by name of parameter, of any shape that broadcasts to it; or one, named '', for all
-Rates = dict[str, Tensor]
-Batch = tuple[list[Tensor], list[dict[str, Tensor]]]  # images and their targets
+Rates = Tensors
+Batch = tuple[list[Tensor], list[Tensors]]  # images and their targets
 
 
 @dataclass(frozen=True)
@@ -156,24 +154,24 @@ class FineTuneConfig:
     view: AugmentConfig = AugmentConfig()  # flip, rotation and zoom of the copies (section 4.2)
 
     def __post_init__(self):
-        check_range(self, 0, math.inf, 'iterations')
-        check_range(self, 1, math.inf, 'batch')
-        check_range(self, 1e-9, math.inf, 'clip')
+        check_range(self, 0, inf, 'iterations')
+        check_range(self, 1, inf, 'batch')
+        check_range(self, 1e-9, inf, 'clip')
 
 # %% ../nbs/12_fine_tuning.ipynb #da159b39
 def make_target(
     masks: Tensor,  # (N, H, W) bool
     unknown: Tensor,  # (H, W) bool: pixels of which nothing is known
-) -> dict[str, Tensor]:  # boxes (N, 4), labels (N,), masks (N, H, W); and valid (H, W) where needed
+) -> Tensors:  # boxes (N, 4), labels (N,), masks (N, H, W); and valid (H, W) where needed
     "What `MaskRCNN` should find in a picture."
-    labels = torch.ones(len(masks), dtype=torch.int64, device=masks.device)
-    target = dict(boxes=masks_to_boxes(masks), labels=labels, masks=masks.to(torch.uint8))
+    labels = masks.new_ones(len(masks), dtype=torch.int64)
+    target = dict(boxes=masks_to_boxes(masks), labels=labels, masks=masks.byte())
     return target | dict(valid=~unknown) if unknown.any() else target
 
 
 def as_target(
     mask: Tensor,  # (H, W) bool, or ids: 1 = the object, 0 = background, 255 = unknown
-) -> dict[str, Tensor]:  # see `make_target`; without an object N is 0
+) -> Tensors:  # see `make_target`; without an object N is 0
     "The target that says: this one object, nothing else."
     masks = (mask == 1)[None]
     return make_target(masks[masks.any((1, 2))], mask == VOID)
@@ -204,8 +202,8 @@ def losses_with(
     model: nn.Module,  # stays as it is, and so do its buffers
     weights: Weights,
     batch: Batch,
-    random: torch.Generator | None = None,  # of the sampling of anchors and proposals
-) -> dict[str, Tensor]:  # scalars by name
+    random: Generator | None = None,  # of the sampling of anchors and proposals
+) -> Tensors:  # scalars by name
     "The losses of a model with other weights."
     buffers = {name: b.clone() for name, b in model.named_buffers()}  # BatchNorm writes into them
     return functional_call(model, buffers | weights, batch, dict(generator=random))
@@ -216,8 +214,11 @@ def leaves(
     weights: Weights,  # stay as they are
 ) -> Weights:  # the same numbers in new tensors
     "The weights to differentiate by: those of parameters that the model does not hold fixed."
-    free = [name for name, p in model.named_parameters() if p.requires_grad]
-    return {name: weights[name].detach().requires_grad_() for name in free}
+    return {
+        name: weights[name].detach().requires_grad_()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def clip_norm(
@@ -227,7 +228,7 @@ def clip_norm(
 ) -> float:  # the norm before
     "Scale tensors down where their common norm is too large."
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors))).item()
-    if max_norm is not None and norm > max_norm:
+    if max_norm and norm > max_norm:
         torch._foreach_mul_([*tensors, *others], max_norm / norm)
     return norm
 
@@ -238,7 +239,7 @@ def loss_gradient(
     weights: Weights,  # stay as they are
     batch: Batch,
     clip: float | None = None,  # greatest norm of the gradient
-    random: torch.Generator | None = None,  # of the sampling of anchors and proposals
+    random: Generator | None = None,  # of the sampling of anchors and proposals
 ) -> tuple[Weights, dict[str, float]]:  # a gradient for each of the `leaves`; the losses
     """The gradient of the sum of all losses.
 
@@ -247,12 +248,10 @@ def loss_gradient(
     free = leaves(model, weights)
     losses = losses_with(model, weights | free, batch, random)
     total, values = sum(losses.values()), {name: loss.item() for name, loss in losses.items()}
-    if not total.isfinite():
-        raise FloatingPointError(f'losses are not finite: {values}')
     # a weight that was not used has the gradient 0
     gradients = torch.autograd.grad(total, list(free.values()), materialize_grads=True)
-    if not math.isfinite(clip_norm(gradients, clip)):
-        raise FloatingPointError(f'the gradient is not finite, the losses are {values}')
+    if not (total + clip_norm(gradients, clip)).isfinite():
+        raise FloatingPointError(f'gradient or losses are not finite: {values}')
     return dict(zip(free, gradients)), values
 
 # %% ../nbs/12_fine_tuning.ipynb #edf3862c
@@ -276,7 +275,7 @@ def inner_step(
     batch: Batch,
     rates: Rates | float,
     clip: float | None = None,  # greatest norm of the gradient
-    random: torch.Generator | None = None,  # of the sampling of anchors and proposals
+    random: Generator | None = None,  # of the sampling of anchors and proposals
 ) -> dict[str, float]:  # the losses before the step
     """One inner step.
 
@@ -297,14 +296,12 @@ def fine_tune(
 ) -> tuple[Weights, list[dict[str, float]]]:  # new weights; losses before each step
     """The weights after a few inner steps (section 3.2.2).
 
-    FloatingPointError where they are not finite.
+    FloatingPointError where a loss or a gradient is not finite.
     """
     weights, losses = {name: w.detach().clone() for name, w in weights.items()}, []
     for t, batch in enumerate(batches):
         random = generator(*key, 'sample', t)
         losses.append(inner_step(model, weights, batch, rates, config.clip, random))
-    if not all(w.isfinite().all() for w in weights.values()):
-        raise FloatingPointError(f'fine-tuning: weights are not finite after {len(losses)} steps')
     return weights, losses
 
 # %% ../nbs/12_fine_tuning.ipynb #3d72f125

@@ -18,10 +18,10 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.func import functional_call
 
-from .boxes import box_area, box_iou
+from .boxes import Tensors, box_area, box_iou
 from eosvos.core import (
     check_range,
     find_device,
@@ -72,9 +72,9 @@ class SegmentConfig:
 
     def __post_init__(self):
         for name in ('online_frames', 'online_reset'):
-            known, value = get_args(self.__annotations__[name]), getattr(self, name)
-            if value not in known:
-                raise ValueError(f'{name}: expected one of {known}, got {value!r}')
+            known = get_args(self.__annotations__[name])
+            if getattr(self, name) not in known:
+                raise ValueError(f'{name}: expected one of {known}, got {getattr(self, name)!r}')
         check_range(self, 0, 1, 'nearness', 'fill')
         check_range(self, 0, inf, 'extra_boxes', 'max_growth', 'online_iterations')
         check_range(self, 1, inf, 'online_every')
@@ -107,8 +107,8 @@ def variant(
         raise ValueError(
             f'variant: expected e-osvos-T or e-osvos-T-ona with a number T, got {name!r}'
         )
-    fine = replace(config.fine_tune, iterations=int(found[1]))
-    return replace(config, fine_tune=fine, online=bool(found[2]))
+    fine_tune = replace(config.fine_tune, iterations=int(found[1]))
+    return replace(config, fine_tune=fine_tune, online=bool(found[2]))
 
 # %% ../nbs/13_follow.ipynb #83840c1f
 @dataclass(frozen=True)
@@ -140,14 +140,16 @@ def load(
     """
     where = find_device(device)
     model, about = load_model(init or name_or_file, where)
-    if init is not None:
-        _, expected = load_model(name_or_file)
-        for name, value in vars(expected).items():
-            if (got := getattr(about, name)) != value:
-                raise ValueError(f'{init}: expected {name} {value} as in {name_or_file}, got {got}')
+    if init:
+        for name, value in vars(load_model(name_or_file)[1]).items():
+            if getattr(about, name) != value:
+                raise ValueError(
+                    f'{init}: expected {name} {value} as in {name_or_file}, '
+                    f'got {getattr(about, name)}'
+                )
     config = SMALL_SEGMENT if about.body == 'lite0' else PAPER_SEGMENT
     rates, names = load_rates(name_or_file), dict(model.named_parameters()).keys()
-    if rates is None:
+    if not rates:
         return Tracker(model, 1e-3, config)
     if rates.keys() not in (names, {''}):  # '': one for all
         raise ValueError(
@@ -160,7 +162,7 @@ def load(
 def jitter(
     box: Tensor,  # (4,) xyxy, pixels
     count: int,
-    random: torch.Generator,
+    random: Generator,
     grow: float = 0.1,  # each side moves outwards by up to this share of the box
 ) -> Tensor:  # (count, 4) xyxy, pixels
     "Copies of a box that are a little larger: where the object may be a frame later (section 3.3)."
@@ -170,7 +172,7 @@ def jitter(
 
 # %% ../nbs/13_follow.ipynb #1d06853a
 def select_detection(
-    found: dict[str, Tensor],  # of one image: boxes (D, 4), scores (D,)
+    found: Tensors,  # of one image: boxes (D, 4), scores (D,)
     last: Tensor,  # (4,) xyxy, pixels: where the object was
     nearness: float,  # in [0, 1], see `SegmentConfig`
     max_area: float = inf,  # of a box that is believed, square pixels
@@ -184,7 +186,7 @@ def select_detection(
 # %% ../nbs/13_follow.ipynb #740b7cc6
 def _resize_to_model(image, mask, model):  # (3, H, W), (H, W) bool or ids -> the same, smaller
     "An image and a mask at the size at which the model works, where that is smaller."
-    size = resized(tuple(mask.shape), model.image_config)
+    size = resized(mask.shape, model.image_config)
     if size[0] >= mask.shape[0]:
         return image, mask
     image = F.interpolate(image[None], size, mode='bilinear', antialias=True)[0]
@@ -211,20 +213,20 @@ class Follower:
 
     def tune(self, start, batches, *purpose):  # where to start; batches; seed -> weights
         "Inner steps."
-        model, rates, config = self.tracker.model, self.tracker.rates, self.tracker.config
-        return fine_tune(model, start, batches, config.fine_tune, (*self.key, *purpose), rates)[0]
+        t, key = self.tracker, (*self.key, *purpose)
+        return fine_tune(t.model, start, batches, t.config.fine_tune, key, t.rates)[0]
 
     def rewind(self) -> None:
         "Back to the frame whose mask is known, and to the weights that were tuned on it."
         self.mask = self.start = self.given[1] == 1
         self.weights, self.sure, self.past, self.steps = self.tuned, True, [], 0
 
-    def window(self, mask: Tensor) -> tuple[slice, slice]:  # of the object, (H, W) bool
+    def window(self, mask):  # of the object, (H, W) bool -> slices
         "Rows and columns that are looked at when the object was there; all if it was nowhere."
         fill = self.tracker.config.fill if mask.any() else 0
-        return search_window(masks_to_boxes(mask[None])[0], tuple(mask.shape), fill)
+        return search_window(masks_to_boxes(mask[None])[0], mask.shape, fill)
 
-    def pair(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # (3, h, w), (h, w)
+    def pair(self, image, mask):  # -> (3, h, w), (h, w)
         "What is learned of a frame (3, H, W) and its mask (H, W)."
         rows, columns = self.window(mask == 1)
         return _resize_to_model(image[:, rows, columns], mask[rows, columns], self.tracker.model)
@@ -242,18 +244,17 @@ class Follower:
         boxes = masks_to_boxes(torch.stack([last, self.given[1] == 1]))
         max_area = (config.max_growth or inf) * box_area(boxes).max().item()
         rows, columns = self.window(last & self.sure)
-        left, top = columns.start, rows.start
-        box = boxes[0] - boxes.new_tensor([left, top, left, top])  # in pixels of the window
+        # in pixels of the window
+        box = boxes[0] - boxes.new_tensor([columns.start, rows.start] * 2)
         random = generator(*self.key, 'jitter', self.steps)
         options = dict(
             extra_boxes=[jitter(box, config.extra_boxes, random)],
             choose=lambda found: select_detection(found, box, config.nearness, max_area),
         )
-        view = [image[:, rows, columns]]
-        (found,) = functional_call(self.tracker.model, self.weights, (view,), options)
-        probability = image.new_zeros(image.shape[1:])
-        if len(found['masks']):  # one detection, or none
-            probability[rows, columns] = found['masks'][0]
+        view = ([image[:, rows, columns]],)
+        (found,) = functional_call(self.tracker.model, self.weights, view, options)
+        probability = torch.zeros_like(image[0])
+        probability[rows, columns] = found['masks'].sum(0)  # of one detection, or none
         self.mask = probability >= _THRESHOLD
         self.sure = bool(self.mask.any() and (found['scores'] >= _CONFIDENT).any())
         self.steps += 1
@@ -278,9 +279,9 @@ class Follower:
                 images.append(image)
                 targets.append(as_target(mask))
         initial = dict(self.tracker.model.named_parameters())
-        starts = dict(first=self.tuned, initial=initial, none=self.weights)
+        start = dict(first=self.tuned, initial=initial, none=self.weights)[config.online_reset]
         batches = [(images, targets)] * config.online_iterations
-        self.weights = self.tune(starts[config.online_reset], batches, 'online', self.steps)
+        self.weights = self.tune(start, batches, 'online', self.steps)
         if self.mask.any():
             self.start = self.mask
 
@@ -293,8 +294,8 @@ def _merge(found, best, owner):  # K times an id and its (H, W) probability; two
     return best, owner
 
 # %% ../nbs/13_follow.ipynb #5a5a0d03
-def _take_over(tracker, followers, image, given, best, owner):  # given: (H, W) ids -> best, owner
-    "What a mask says is the truth, for objects that are known and for new ones."
+def _take_over(tracker, followers, image, given, best, owner):  # the last three: (H, W)
+    "Write into `best` and `owner` what a mask of ids says, for known objects and for new ones."
     given = given.to(image.device)
     for k in object_ids(given) if given.any() else list(followers):
         true = given == k
@@ -303,9 +304,11 @@ def _take_over(tracker, followers, image, given, best, owner):  # given: (H, W) 
         else:
             target = true.byte().masked_fill(given == VOID, VOID)
             followers[k] = Follower(tracker, image, target, k)
-        best = best.masked_fill(owner == k, 0).masked_fill(true, 1)
-        owner = owner.masked_fill(owner == k, 0).masked_fill(true, k)
-    return best if given.any() else torch.ones_like(best), owner
+        gone = owner == k
+        best[gone], owner[gone] = 0, 0
+        best[true], owner[true] = 1, k
+    if not given.any():  # nobody is there, as sure as can be
+        best.fill_(1)
 
 # %% ../nbs/13_follow.ipynb #bad0a0ac
 _SAVE_SECONDS = 5.0  # what an interruption costs at most, beside the frame that it hit
@@ -366,16 +369,16 @@ def follow(
         best = torch.zeros_like(image[0])
         owner = best.byte()
         if i in held:
-            y, x, p, ids = (part.to(image.device) for part in held.pop(i))
-            best[y, x], owner[y, x] = p.float(), ids
-        active = [k for k in followers if forwards or (backwards and starts[k] > i)]
+            taken, p, ids = (part.to(image.device) for part in held.pop(i))
+            best[taken], owner[taken] = p.float(), ids
+        active = (k for k in followers if forwards or (backwards and starts[k] > i))
         best, owner = _merge(((k, followers[k].step(image)) for k in active), best, owner)
         if forwards and i in masks:
-            best, owner = _take_over(tracker, followers, image, masks[i], best, owner)
+            _take_over(tracker, followers, image, masks[i], best, owner)
         best, owner = best.cpu(), owner.cpu()
         if forwards and i < last:
-            y, x = best.nonzero().int().T
-            held[i] = y, x, best[y, x].half(), owner[y, x]
+            taken = best > 0
+            held[i] = taken, best[taken].half(), owner[taken]
         else:
             yield i, owner.long()
         if saved and (perf_counter() - clock > _SAVE_SECONDS or i in masks):
@@ -394,14 +397,11 @@ def write_results(
 ) -> None:
     """Segment a clip into a folder; an interrupted call goes on.
 
-    ValueError where the folder holds other results.
+    ValueError where the folder holds other results, OSError where it cannot be made.
     """
     out, folder = Path(out), Path(out) / 'masks'
     saved, video = out / 'unfinished.pt', out / 'overlay.mp4'
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f'{folder} cannot be made: {error.strerror}') from error
+    folder.mkdir(parents=True, exist_ok=True)
     old = sorted(folder.iterdir()) + [video] * video.exists()
     if old and not saved.exists():
         raise ValueError(
@@ -427,7 +427,7 @@ def segment(
     "Segment the objects of a mask in every frame of a clip. ValueError that names what is wrong."
     clip, tracker = open_clip(video, without=mask), tracker or load()
     masks = first_masks(mask, clip, frame)
-    if out is not None:
+    if out:
         return write_results(tracker, clip, masks, out)
     return ((clip.names[i], ids) for i, ids in follow(tracker, clip, masks))
 
@@ -448,16 +448,18 @@ def follow_scores(
         begun = {k: i for i, ids in given.items() for k in object_ids(ids)}
         try:
             for i, ids in follow(tracker, short.clip(), given):
-                if 0 < i < count - 1 and short.masks[i] is not None:
+                if i < count - 1 and short.masks[i] is not None:
                     true = short.mask(i)
-                    known = [k for k in begun if begun[k] < i]
-                    scores += [jaccard((ids == k).numpy(), (true == k).numpy()) for k in known]
+                    scores += [
+                        jaccard((ids == k).numpy(), (true == k).numpy())
+                        for k in begun
+                        if begun[k] < i
+                    ]
         except FloatingPointError:
             scores = [0.0]
         if not scores:
             raise ValueError(
-                f'{whole.name}: expected an object before the last two of {count} frames, '
-                'found none'
+                f'{whole.name}: expected an object before the last two of {count} frames, got none'
             )
         result.append(sum(scores) / len(scores))
     return result

@@ -31,7 +31,7 @@ class FeaturePyramid(nn.Module):
         lateral = [inner(c) for inner, c in zip(self.inner_blocks, features, strict=True)]
         for i in (2, 1, 0):  # from coarse to fine
             size = lateral[i].shape[-2:]
-            lateral[i] = lateral[i] + F.interpolate(lateral[i + 1], size, mode='nearest')
+            lateral[i] = lateral[i] + F.interpolate(lateral[i + 1], size)
         pyramid = [layer(x) for layer, x in zip(self.layer_blocks, lateral)]
         # P6 sees what is too large for P5
         return [*pyramid, F.max_pool2d(pyramid[-1], 1, stride=2)]

@@ -36,14 +36,16 @@ def lovasz_weights(
 
 # %% ../nbs/07_lovasz.ipynb #02e69f3f
 def _check_shapes(
-    expected: tuple[int, ...],  # of all `tensors`
-    **tensors: Tensor | None,  # by argument name
-) -> None:
+    expected,  # of all `tensors`
+    **tensors,  # by argument name, or None
+):
     "ValueError where a tensor has another shape, or a gradient, which a target never has."
     for name, tensor in tensors.items():
         if tensor is not None and (tensor.shape != expected or tensor.requires_grad):
-            got = f'{tuple(tensor.shape)}, requires_grad={tensor.requires_grad}'
-            raise ValueError(f'expected {name} of shape {tuple(expected)}, got {got}; swapped?')
+            raise ValueError(
+                f'expected {name} of shape {tuple(expected)}, got '
+                f'{tuple(tensor.shape)}, requires_grad={tensor.requires_grad}; swapped?'
+            )
 
 # %% ../nbs/07_lovasz.ipynb #98d06722
 def lovasz_hinge(
@@ -95,4 +97,4 @@ def lovasz_softmax_mask(
 ) -> Tensor:  # scalar, as `lovasz_softmax`
     "Lovász-Softmax of background and object, whose probabilities come from one logit."
     chance = logits.sigmoid()  # of the object
-    return lovasz_softmax(torch.stack([1 - chance, chance], dim=1), (targets > 0.5).long(), valid)
+    return lovasz_softmax(torch.stack([1 - chance, chance], 1), (targets > 0.5).long(), valid)

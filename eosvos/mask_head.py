@@ -95,11 +95,11 @@ def paste_masks(
     padded = F.pad(masks, (1, 1, 1, 1))  # a ring of zeros, so that the border is interpolated too
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (M + 2) / M
-    grown = torch.cat([centre - half, centre + half], 1).to(torch.int64)
+    grown = torch.cat([centre - half, centre + half], 1).long()
     result = masks.new_zeros(len(masks), *size)
     for i, (x1, y1, x2, y2) in enumerate(grown.tolist()):
-        shape = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
-        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear', align_corners=False)
+        shape = y2 - y1 + 1, x2 - x1 + 1
+        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear')
         canvas = result[i, max(y1, 0) : max(y2 + 1, 0), max(x1, 0) : max(x2 + 1, 0)]
         inside = large[0, 0, max(-y1, 0) :, max(-x1, 0) :]
         canvas.copy_(inside[: canvas.shape[0], : canvas.shape[1]])

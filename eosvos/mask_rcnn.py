@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from .box_head import BOX_WEIGHTS, BoxHead, BoxPredictor, box_loss, detect
-from .boxes import Size, box_iou, encode
+from .boxes import Size, Tensors, box_iou, encode
 from .fpn import Backbone
 from eosvos.mask_head import (
     MASK_LOSSES,
@@ -62,7 +62,7 @@ def preprocess(
     batch = []
     for image, (h, w) in zip(images, sizes):
         image = normalize(image, config.mean, config.std)[None]
-        image = F.interpolate(image, (h, w), mode='bilinear', align_corners=False)
+        image = F.interpolate(image, (h, w), mode='bilinear')
         batch.append(F.pad(image, (0, width - w, 0, height - h)))
     return torch.cat(batch), sizes
 
@@ -78,47 +78,46 @@ def scale_boxes(
 
 # %% ../nbs/09_mask_rcnn.ipynb #7fff9c04
 def scale_target(
-    target: dict[str, Tensor],  # see `check_targets`
+    target: Tensors,  # see `check_targets`
     old: Size,  # of the image
     new: Size,  # of the resized image
-) -> dict[str, Tensor]:  # the same, in pixels of the resized image
+) -> Tensors:  # the same, in pixels of the resized image
     "A target that follows its image."
     masks = target['masks'][:, None].float()  # (G, 1, H, W)
-    small = F.interpolate(masks, new, mode='nearest')  # (G, 1, h, w)
+    small = F.interpolate(masks, new)  # (G, 1, h, w), the nearest samples
     # (G,) objects so small that every sample missed them
-    lost = masks.flatten(1).any(dim=1) & ~small.flatten(1).any(dim=1)
+    lost = masks.flatten(1).any(1) & ~small.flatten(1).any(1)
     if lost.any():
         small[lost] = F.adaptive_max_pool2d(masks[lost], new)
-    small = small[:, 0].to(target['masks'].dtype)
+    small = small[:, 0].to(target['masks'])
     scaled = target | dict(boxes=scale_boxes(target['boxes'], old, new), masks=small)
     if 'valid' in target:
         valid = target['valid'][None, None].float()
-        scaled['valid'] = F.interpolate(valid, new, mode='nearest')[0, 0] > 0
+        scaled['valid'] = F.interpolate(valid, new)[0, 0] > 0
     return scaled
 
 # %% ../nbs/09_mask_rcnn.ipynb #f3a50091
 def check_targets(
     images: list[Tensor],  # B times (3, H, W)
-    targets: list[dict[str, Tensor]],  # B dicts, as described here
+    targets: list[Tensors],  # B dicts, as described here
 ) -> None:
     """ValueError where a target does not fit its image.
 
     It holds boxes (G, 4) xyxy in pixels, labels (G,) int64 from 1, masks (G, H, W) of 0 and 1, and
     perhaps valid (H, W) bool, which is False where nothing is known.
     """
-    if len(images) != len(targets):
-        raise ValueError(f'expected a target for each of {len(images)} images, got {len(targets)}')
-    for i, (image, target) in enumerate(zip(images, targets)):
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         G, size = len(target['boxes']), tuple(image.shape[-2:])
         target = dict(valid=torch.ones(size, dtype=torch.bool)) | target
         shapes = dict(boxes=(G, 4), labels=(G,), masks=(G, *size), valid=size)
         for key, shape in shapes.items():
-            got = tuple(target[key].shape)
-            if got != shape:
-                raise ValueError(f'target {i}: expected {key} of shape {shape}, got {got}')
+            if target[key].shape != shape:
+                raise ValueError(
+                    f'target {i}: expected {key} of shape {shape}, got {tuple(target[key].shape)}'
+                )
         boxes, labels, masks, valid = (target[key] for key in shapes)
         # nothing is greater than NaN
-        good = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1)  # (G,)
+        good = (boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1)  # (G,)
         for fine, wanted, got in (
             (boxes.is_floating_point(), 'boxes of a floating type', boxes.dtype),
             (valid.dtype == torch.bool, 'a bool valid', valid.dtype),
@@ -154,16 +153,17 @@ class RoIConfig:
         if self.mask_loss == 'lovasz':  # so it is called in files of weights of earlier versions
             object.__setattr__(self, 'mask_loss', 'hinge')
         if self.mask_loss not in MASK_LOSSES:
-            known = sorted(MASK_LOSSES)
-            raise ValueError(f'mask_loss: expected one of {known}, got {self.mask_loss!r}')
+            raise ValueError(
+                f'mask_loss: expected one of {sorted(MASK_LOSSES)}, got {self.mask_loss!r}'
+            )
 
 # %% ../nbs/09_mask_rcnn.ipynb #77e96e81
 @torch.no_grad()
 def choose_rois(
     proposals: Tensor,  # (P, 4) xyxy, pixels, of one image
-    target: dict[str, Tensor],  # of the same image, see `check_targets`
+    target: Tensors,  # of the same image, see `check_targets`
     config: RoIConfig,
-    generator: torch.Generator | None = None,  # of the sampling
+    generator: Generator | None = None,  # of the sampling
 ) -> tuple[Tensor, Tensor, Tensor]:  # (S, 4) boxes; (S,) int64 labels; (S,) int64 owners
     """The boxes that the losses are computed on, true ones among them.
 
@@ -171,8 +171,8 @@ def choose_rois(
     """
     true = target['boxes'].to(proposals)  # (G, 4)
     boxes = torch.cat([proposals, true])
-    iou = box_iou(true, boxes)  # (G, P + G)
-    found = match(iou, _FOREGROUND_IOU, _FOREGROUND_IOU, keep_best=False)  # index, or -1
+    # (P + G,) index, or -1
+    found = match(box_iou(true, boxes), _FOREGROUND_IOU, _FOREGROUND_IOU, keep_best=False)
     labels = F.pad(target['labels'], (1, 0))[found + 1]
     chosen = sample(labels, config.samples, config.positives, generator)
     return boxes[chosen], labels[chosen], found[chosen].clamp(min=0)
@@ -182,7 +182,7 @@ def roi_targets(
     boxes: Tensor,  # (S, 4) xyxy, pixels
     labels: Tensor,  # (S,) int64, 0 = background
     owners: Tensor,  # (S,) int64 index of the object
-    target: dict[str, Tensor],  # of the image, see `check_targets`
+    target: Tensors,  # of the image, see `check_targets`
     size: int,  # M: cells per side of the masks
 ) -> tuple[Tensor, Tensor, Tensor]:  # (S, 4) deltas; (P, M, M) masks of positives; bool: known
     "What the heads should say about the chosen boxes of one image; background needs no deltas."
@@ -215,8 +215,8 @@ class RoIHeads(nn.Module):
 
     def boxes(self, features, boxes, image):
         "Logits (N, K) and deltas (N, K, 4) of all boxes."
-        canonical = self.config.canonical
-        pooled = pool_rois(features[:4], boxes, image, _BOX_SIZE, canonical, self.align)
+        c = self.config
+        pooled = pool_rois(features[:4], boxes, image, _BOX_SIZE, c.canonical, self.align)
         return self.box_predictor(self.box_head(pooled))
 
     def masks(self, features, boxes, labels, image):
@@ -240,11 +240,6 @@ class RoIHeads(nn.Module):
         logits = self.masks(features, positive, labels[labels > 0], image)
         valid = None if valid.all() else valid
         return losses | dict(loss_mask=mask_loss(logits, masks, c.mask_loss, valid))
-
-    def detections(self, features, proposals, image, size):
-        "Boxes (D, 4), labels (D,) and scores (D,) of one image without padding, best first."
-        logits, deltas = self.boxes(features, [proposals], image)
-        return detect(logits, deltas, proposals, size, self.config.score, self.config.detections)
 
 # %% ../nbs/09_mask_rcnn.ipynb #bf05ae8a
 @dataclass(frozen=True)
@@ -279,11 +274,11 @@ class MaskRCNN(nn.Module):
     def forward(
         self,
         images: list[Tensor],  # B times (3, H, W), RGB in [0, 1], of any sizes
-        targets: list[dict[str, Tensor]] | None = None,  # asks for the losses, see `check_targets`
+        targets: list[Tensors] | None = None,  # asks for the losses, see `check_targets`
         extra_boxes: list[Tensor] | None = None,  # B times (M, 4) xyxy, pixels: to look at as well
-        generator: torch.Generator | None = None,  # of the sampling in the losses
+        generator: Generator | None = None,  # of the sampling in the losses
         choose: Callable | None = None,  # detections -> indices of those that get a mask; all
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:  # losses or, per image, detections
+    ) -> Tensors | list[Tensors]:  # losses or, per image, detections
         """The five losses where there are targets, else the detections, best first.
 
         Those of an image are boxes (D, 4), labels (D,), scores (D,) and masks (D, H, W).
@@ -294,22 +289,23 @@ class MaskRCNN(nn.Module):
         if targets is not None:
             check_targets(images, targets)
             targets = [scale_target(*o) for o in zip(targets, originals, sizes)]
-        if extra_boxes is not None:
+        if extra_boxes:
             extra_boxes = [scale_boxes(*o) for o in zip(extra_boxes, originals, sizes, strict=True)]
-        features = self.backbone(batch)
+        features, heads = self.backbone(batch), self.roi_heads
         proposals, losses = self.rpn(features, sizes, padded, targets, extra_boxes, generator)
         if targets is not None:
-            return losses | self.roi_heads.losses(features, proposals, padded, targets, generator)
+            return losses | heads.losses(features, proposals, padded, targets, generator)
         results = []
         for b, (old, new) in enumerate(zip(originals, sizes)):
             levels = [x[b : b + 1] for x in features]
-            found = self.roi_heads.detections(levels, proposals[b], padded, new)
+            answers = heads.boxes(levels, [proposals[b]], padded)
+            found = detect(*answers, proposals[b], new, heads.config.score, heads.config.detections)
             found['boxes'] = scale_boxes(found['boxes'], new, old)
-            if choose is not None:
+            if choose:
                 chosen = choose(found)
                 found = {name: value[chosen] for name, value in found.items()}
             boxes = scale_boxes(found['boxes'], old, new)
-            logits = self.roi_heads.masks(levels, [boxes], found['labels'], padded)
+            logits = heads.masks(levels, [boxes], found['labels'], padded)
             found['masks'] = paste_masks(logits.to(boxes).sigmoid(), found['boxes'], old)
             results.append(found)
         return results

@@ -29,8 +29,8 @@ def _axis(start, stop, size, samples, length):
     counts = (at >= -1) & (at <= length) & (k < count)
     at = at.clamp(0, length - 1)
     low = at.detach().floor()
-    index = torch.stack([low, (low + 1).clamp(max=length - 1)], dim=-1).long()
-    weight = torch.stack([low + 1 - at, at - low], dim=-1) * (counts / count)[..., None]
+    index = torch.stack([low, (low + 1).clamp(max=length - 1)], -1).long()
+    weight = torch.stack([low + 1 - at, at - low], -1) * (counts / count)[..., None]
     return index.flatten(1, 2), weight.flatten(1, 2)
 
 # %% ../nbs/05_roi_align.ipynb #0bdcdb8d
@@ -78,7 +78,7 @@ def assign_levels(
     "Which level of the pyramid a box is cut from: twice the side, one level up."
     side = torch.sqrt(box_area(boxes))
     level = torch.floor(2 + torch.log2(side / canonical) + 1e-6)  # 1e-6: 224 is not 223.99999
-    return level.clamp(0, levels - 1).to(torch.int64)
+    return level.clamp(0, levels - 1).long()
 
 # %% ../nbs/05_roi_align.ipynb #06fd21f5
 def pool_rois(

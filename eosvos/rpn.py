@@ -11,10 +11,10 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torchvision import ops
 
-from .boxes import Size, box_iou, decode, encode
+from .boxes import Size, Tensors, box_iou, decode, encode
 
 # %% ../nbs/04_rpn.ipynb #a7c07423
 _RATIOS = (0.5, 1.0, 2.0)  # of anchors: height over width
@@ -31,15 +31,12 @@ def anchor_grid(
 
     Cached, so never to be changed in place.
     """
-    with torch.device('cpu'):  # whatever the default device is now
-        root, side = torch.tensor(_RATIOS).sqrt()[:, None], torch.tensor(sizes)
-        w, h = 1 / root * side, root * side  # (ratios, sizes)
-        base = torch.stack([-w, -h, w, h], dim=-1).reshape(-1, 4) / 2  # (A, 4)
-        y = torch.arange(shape[0]) * (image[0] // shape[0])
-        x = torch.arange(shape[1]) * (image[1] // shape[1])
-        y, x = torch.meshgrid(y, x, indexing='ij')  # (h, w)
-        shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)  # (h * w, 1, 4)
-        return (shifts + base.round()).reshape(-1, 4).to(device)
+    root, side = torch.tensor(_RATIOS).sqrt()[:, None], torch.tensor(sizes)
+    w, h = 1 / root * side, root * side  # (ratios, sizes)
+    base = torch.stack([-w, -h, w, h], -1).reshape(-1, 4) / 2  # (A, 4)
+    y, x = (torch.arange(n) * (side // n) for n, side in zip(shape, image))
+    shifts = torch.cartesian_prod(y, x).flip(1).repeat(1, 2)  # (h * w, 4): x, y, x, y
+    return (shifts[:, None] + base.round()).reshape(-1, 4).to(device)
 
 # %% ../nbs/04_rpn.ipynb #b3a9b28c
 def match(
@@ -51,12 +48,10 @@ def match(
     "Which object each box belongs to (Faster R-CNN, section 3.1.2)."
     if iou.shape[0] == 0:
         return iou.new_full(iou.shape[1:], -1, dtype=torch.int64)
-    value, best = iou.max(dim=0)  # (N,)
-    result = best.clone()
-    result[value < foreground] = -2
-    result[value < background] = -1
+    value, best = iou.max(0)  # (N,)
+    result = best.masked_fill(value < foreground, -2).masked_fill(value < background, -1)
     if keep_best:
-        forced = (iou == iou.amax(dim=1, keepdim=True)).any(dim=0)  # (N,)
+        forced = (iou == iou.amax(1, keepdim=True)).any(0)  # (N,)
         result[forced] = best[forced]
     return result
 
@@ -65,13 +60,13 @@ def sample(
     labels: Tensor,  # (N,) above 0: object, 0: background, below 0: left out
     count: int,  # how many to draw
     positives: float,  # share of objects among them, at most
-    generator: torch.Generator | None = None,  # on the CPU, so that every device draws the same
+    generator: Generator | None = None,  # on the CPU, so that every device draws the same
 ) -> Tensor:  # (K,) sorted indices, K <= count
     "A random, balanced choice of boxes for the loss."
 
     def draw(mask, n):
         found = mask.nonzero()[:, 0]
-        return found[torch.randperm(len(found), generator=generator)[:n].to(found.device)]
+        return found[torch.randperm(len(found), generator=generator)[:n]]
 
     chosen = draw(labels > 0, int(count * positives))
     others = draw(labels == 0, count - len(chosen))
@@ -153,10 +148,10 @@ def rpn_loss(
     logits: Tensor,  # (B, N)
     deltas: Tensor,  # (B, N, 4)
     anchors: Tensor,  # (N, 4) xyxy, pixels
-    targets: list[dict[str, Tensor]],  # B dicts with boxes (G, 4) xyxy, pixels
+    targets: list[Tensors],  # B dicts with boxes (G, 4) xyxy, pixels
     config: RPNConfig,  # threshold, number of samples, beta
-    generator: torch.Generator | None = None,  # of the sampling
-) -> dict[str, Tensor]:  # loss_objectness and loss_rpn_box_reg, scalars
+    generator: Generator | None = None,  # of the sampling
+) -> Tensors:  # loss_objectness and loss_rpn_box_reg, scalars
     "Is it an object, and where exactly: both summed, divided by the number of sampled anchors."
     objectness, regression, count = 0.0, 0.0, 0
     for s, d, target in zip(logits.to(anchors), deltas.to(anchors), targets, strict=True):
@@ -164,9 +159,11 @@ def rpn_loss(
         found = match(iou, config.foreground_iou, _BACKGROUND_IOU, keep_best=True)
         labels = (found + 1).clamp(max=1)  # object 1, background 0, between -1
         chosen = sample(labels, config.samples, _POSITIVES, generator)
-        truth = (labels[chosen] > 0).to(s)
-        objectness += F.binary_cross_entropy_with_logits(s[chosen], truth, reduction='sum')
-        positive = chosen[labels[chosen] > 0]
+        is_object = labels[chosen] > 0
+        objectness += F.binary_cross_entropy_with_logits(
+            s[chosen], is_object.to(s), reduction='sum'
+        )
+        positive = chosen[is_object]
         target_deltas = encode(target['boxes'][found[positive]], anchors[positive])
         regression += F.smooth_l1_loss(
             d[positive], target_deltas, beta=config.beta, reduction='sum'
@@ -200,10 +197,10 @@ class RPN(nn.Module):
         features: list[Tensor],  # P2 ... P6, each (B, C, h, w)
         sizes: list[Size],  # B times, of the image without padding, pixels
         image: Size,  # of the padded batch, pixels
-        targets: list[dict[str, Tensor]] | None = None,  # B dicts with boxes (G, 4), for losses
+        targets: list[Tensors] | None = None,  # B dicts with boxes (G, 4), for losses
         extra_boxes: list[Tensor] | None = None,  # B times (M, 4) xyxy, pixels
-        generator: torch.Generator | None = None,  # of the sampling
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:  # B times (P, 4) proposals, best first; losses
+        generator: Generator | None = None,  # of the sampling
+    ) -> tuple[list[Tensor], Tensors]:  # B times (P, 4) proposals, best first; losses
         "Proposals for every image, extra boxes behind them, and the losses if there are targets."
         c, training = self.config, targets is not None
         features = features[-len(c.sizes) :]
@@ -211,9 +208,10 @@ class RPN(nn.Module):
         logits, deltas = self.head(features)
         proposals = []
         for b, size in enumerate(sizes):
-            answers = [s[b] for s in logits], [d[b] for d in deltas]
-            boxes = propose(*answers, anchors, size, c, training)
-            if extra_boxes is not None:  # they share the budget of inference
+            boxes = propose(
+                [s[b] for s in logits], [d[b] for d in deltas], anchors, size, c, training
+            )
+            if extra_boxes:  # they share the budget of inference
                 room = max(c.after_nms[1] - len(extra_boxes[b]), 0)
                 boxes = torch.cat([boxes[:room], extra_boxes[b]])
             proposals.append(boxes)

