@@ -8,7 +8,7 @@ __all__ = ['TABLE_2', 'TABLE_1', 'find_sequences', 'read_json', 'run_benchmark',
 # %% ../nbs/6w_benchmark.ipynb #e3a07a9a
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
@@ -32,7 +32,7 @@ _DATASETS = 'davis-2016', 'davis-2017', 'youtube-vos'
 
 
 def find_sequences(
-    root: Path | str,  # of the data set
+    root: Path,  # of the data set
     dataset: str,  # 'davis-2016', 'davis-2017' or 'youtube-vos'
     split: str,  # 'val', 'test-dev', 'valid', ...
 ) -> list[Sequence]:
@@ -67,12 +67,9 @@ def read_json(
 ) -> dict:
     "A file that this module wrote. ValueError with its name where it is another."
     try:
-        values = json.loads(file.read_text('utf-8'))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f'{file}: cannot be read as JSON: {error}') from error
-    if not isinstance(values, dict):
-        raise ValueError(f'{file}: expected an object of JSON, got {type(values).__name__}')
-    return values
+        return dict(**json.loads(file.read_text('utf-8')))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f'{file}: cannot be read as a JSON object: {error}') from error
 
 
 def _write_json(file, values):
@@ -89,11 +86,11 @@ def _prepare_folder(out, setup):
         if odd := difference(read_json(file), setup):
             raise ValueError(f'{out}: holds results with {odd}; name another --out')
     else:
-        # a `.setup.` is left where we were killed
-        strange = sorted(p.name for p in out.iterdir() if not p.name.startswith('.setup.'))
-        if strange:
-            expected = 'an empty folder or results of this benchmark'
-            raise ValueError(f'{out}: expected {expected}, got {strange[0]}')
+        # a hidden `.setup.` is left where we were killed
+        for strange in out.glob('[!.]*'):
+            raise ValueError(
+                f'{out}: expected an empty folder or results of this benchmark, got {strange.name}'
+            )
         _write_json(file, setup)
     for part in 'masks', 'done':
         (out / part).mkdir(exist_ok=True)
@@ -120,10 +117,10 @@ def _collect(sequences, out, device, processes):  # what `result.json` holds
     "Score a finished run; write its result and, where there are true masks, the official tables."
     setup, scores, objects = read_json(out / 'setup.json'), None, None
     if all(s.asked is None and None not in s.masks for s in sequences):
-        names, single = [s.name for s in sequences], any(s.single for s in sequences)
+        names = [s.name for s in sequences]
         protocol = 'youtube-vos' if setup['dataset'] == 'youtube-vos' else 'davis'
         true = sequences[0].masks[0].parents[1]
-        found = evaluate(out / 'masks', true, names, protocol, single=single)
+        found = evaluate(out / 'masks', true, names, protocol, single=sequences[0].single)
         write_csv(found, out)
         scores = found.summary()
         objects = {o.name: dict(J=float(o.j.mean()), F=float(o.f.mean())) for o in found.objects}
@@ -147,9 +144,9 @@ def run_benchmark(
     sequences: list[Sequence],
     out: Path,  # folder of results; an interrupted run goes on there
     tracker: Tracker,  # with all numbers of the variant
-    about: dict[str, str | None],  # names: dataset, split, variant, and the weights: model, init
+    about: dict,  # names: dataset, split, variant, and the weights: model, init
     processes: Processes | None = None,  # that share the work; this one alone if None
-    say: Callable[[str], None] = print,  # is told of each sequence that is done
+    say: Callable = print,  # is told of each sequence that is done
 ) -> dict | None:  # what `result.json` holds; None in all processes but the first
     "Follow all sequences that are not done, and score. ValueError where `out` holds other results."
     processes = processes or Processes()
@@ -160,7 +157,7 @@ def run_benchmark(
     rest = sorted(missing(), key=lambda s: -len(s.frames))
     if processes.rank == 0:
         _prepare_folder(out, _describe(sequences, tracker, about))
-    processes.sum([torch.zeros(1)])  # all know what is left to do, and the folder is there
+    processes.barrier()  # all know what is left to do, and the folder is there
     start = perf_counter()
     for s in rest[processes.rank :: processes.world]:
         done = _follow_sequence(tracker, s, out)
@@ -231,7 +228,7 @@ e-osvos-100-ona  yes  86.6  4.5 87.0 0.29   74.4 13.0 80.0 77.2   -    -    -   
 # %% ../nbs/6w_benchmark.ipynb #4d173b46
 def as_markdown(
     header: list[str],
-    rows: Iterable[Iterable[str]],
+    rows: list[list[str]],
 ) -> str:
     "A table in Markdown: text to the left, numbers to the right."
     line = ['---', *['---:'] * (len(header) - 1)]
@@ -240,25 +237,24 @@ def as_markdown(
 
 def percent(
     result: dict,  # of a benchmark with scores
-) -> dict[str, float]:  # J, J-Decay, F, J&F in percent, FPS
+) -> dict[str, float]:  # J, J-Recall, J-Decay, the same of F, and J&F in percent; FPS
     "The numbers of a result. FPS count a frame once for each object, as the paper's do."
-    names = {'J': 'J-Mean', 'J-Decay': 'J-Decay', 'F': 'F-Mean', 'J&F': 'J&F-Mean'}
-    scores = {key: 100 * result['scores'][name] for key, name in names.items()}
+    scores = {key.removesuffix('-Mean'): 100 * score for key, score in result['scores'].items()}
     return scores | {'FPS': result['fps_objects']}
 
 # %% ../nbs/6w_benchmark.ipynb #2c8c96d5
-TABLE_1 = {  # row -> J&F on DAVIS 2017 val
-    'parent training, single rate, T = 10': 33.6,
-    'parent training, single rate, T = 50': 39.7,
-    'parent training, single rate, T = 100': 41.6,
-    'parent training, single rate, T = 1000': 42.7,
-    'learned initialisation and single rate': 64.4,
-    '+ learned rates of neurons': 67.2,
-    '+ GroupNorm and Lovász': 69.4,
-    '+ box propagation (e-osvos-10)': 69.9,
-    '+ online adaptation (e-osvos-10-ona)': 71.2,
-    'e-osvos-50': 71.3,
-    'e-osvos-100': 71.2,
-    'e-osvos-50-ona': 73.7,
-    'e-osvos-100-ona': 74.8,
-}
+TABLE_1 = json.loads("""{
+    "parent training, single rate, T = 10": 33.6,
+    "parent training, single rate, T = 50": 39.7,
+    "parent training, single rate, T = 100": 41.6,
+    "parent training, single rate, T = 1000": 42.7,
+    "learned initialisation and single rate": 64.4,
+    "+ learned rates of neurons": 67.2,
+    "+ GroupNorm and Lovász": 69.4,
+    "+ box propagation (e-osvos-10)": 69.9,
+    "+ online adaptation (e-osvos-10-ona)": 71.2,
+    "e-osvos-50": 71.3,
+    "e-osvos-100": 71.2,
+    "e-osvos-50-ona": 73.7,
+    "e-osvos-100-ona": 74.8
+}""")  # row -> J&F on DAVIS 2017 val

@@ -26,12 +26,12 @@ from tyro.conf import Positional, arg
 from . import train as training
 from . import weights as files
 from .benchmark import find_sequences, run_benchmark, submit
-from .core import DEMO, overlay, write_then_rename
+from .core import DEMO, overlay
 from .follow import SegmentConfig, load, write_results
 from .follow import variant as named_variant
 from .metrics import evaluate, plot_over_time, write_csv
 from .runs import Processes, own_device
-from .video import VOID, first_masks, object_ids, open_clip, read_mask
+from .video import VOID, first_masks, open_clip, read_mask
 
 # %% ../nbs/7w_cli.ipynb #11b6fb3b
 _Following = Annotated[SegmentConfig, arg(name='')]  # its fields are options of their own
@@ -41,9 +41,9 @@ _progress = partial(track, console=Console(stderr=True, force_jupyter=False))
 
 def _objects_line(given):  # frame number to id map (H, W)
     "What a user should know before the first frame: which objects were found in the masks."
-    ids = sorted({k for mask in given.values() for k in object_ids(mask)})
-    line = f'fine-tuning on object {", ".join(map(str, ids))}'
-    if any((mask == VOID).any() for mask in given.values()):
+    ids = {k for mask in given.values() for k in mask.unique().tolist()}
+    line = f'fine-tuning on object {", ".join(map(str, sorted(ids - {0, VOID})))}'
+    if VOID in ids:
         line += f'; {VOID} is taken as unknown, not as an object'
     return line
 
@@ -150,22 +150,16 @@ class _Benchmark:
             say = partial(print, file=sys.stderr, flush=True)
             result = run_benchmark(sequences, self.out, tracker, about, processes, say)
         if result:
-            print(_result_line(result, self.out))
-
-
-def _result_line(result, out):
-    "What a benchmark says at its end."
-    s = result['scores']
-    line = f'{out}/masks: no true masks to score by, see eosvos submit'
-    if s:
-        line = (
-            f'J {100 * s["J-Mean"]:.1f}, F {100 * s["F-Mean"]:.1f}, '
-            f'J&F {100 * s["J&F-Mean"]:.1f}; {out}/result.json'
-        )
-    return (
-        f'{line}; {result["fps"]:.2f} frames a second, {result["fps_objects"]:.2f} '
-        'counted for each object (per process)'
-    )
+            s, line = result['scores'], 'no true masks to score by, see eosvos submit'
+            if s:
+                line = (
+                    f'J {100 * s["J-Mean"]:.1f}, F {100 * s["F-Mean"]:.1f}, '
+                    f'J&F {100 * s["J&F-Mean"]:.1f}'
+                )
+            print(
+                f'{line}; {self.out}/result.json; {result["fps"]:.2f} frames a second, '
+                f'{result["fps_objects"]:.2f} counted for each object (per process)'
+            )
 
 # %% ../nbs/7w_cli.ipynb #d963f2be
 @dataclass
@@ -190,8 +184,7 @@ def _draw_strip(clip, masks, path, count=5):
     "Evenly spaced frames with their masks, side by side in one picture."
     chosen = torch.linspace(0, len(clip) - 1, count).long().tolist()
     painted = [overlay(clip[i], read_mask(masks / f'{clip.names[i]}.png')) for i in chosen]
-    with write_then_rename(path) as temporary:
-        save_image(painted, temporary, nrow=count)
+    save_image(painted, path, nrow=count)
 
 
 def _clear_demo(out):
@@ -218,14 +211,12 @@ class _Demo:
         _clear_demo(out)
         kinds = ('fine-tuned', 'e-osvos-10-ona', out), ('zero-shot', 'e-osvos-0', out / 'zero-shot')
         for name, how, folder in kinds:
-            start, config = perf_counter(), named_variant(how, tracker.config)
+            config = named_variant(how, tracker.config)
             write_results(replace(tracker, config=config), clip, given, folder, _progress)
-            seconds = perf_counter() - start
             means = evaluate(folder / 'masks', DEMO / 'masks').summary()
             _draw_strip(clip, folder / 'masks', folder / 'strip.png')
             print(
-                f'{name} ({how}): J {100 * means["J-Mean"]:.1f}, F {100 * means["F-Mean"]:.1f}, '
-                f'{seconds:.1f} s'
+                f'{name} ({how}): J {100 * means["J-Mean"]:.1f}, F {100 * means["F-Mean"]:.1f}'
             )
         print(
             f'written: {out}/masks, {out}/overlay.mp4, {out}/strip.png, the same in {out}/zero-shot'
@@ -324,7 +315,6 @@ def app(
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f'eosvos: {error}')  # bad input, fine-tuning that diverged, a full disk
     except (MemoryError, RuntimeError) as error:
-        lacking = re.search('out of memory|(allocate|enough) memory', str(error))
-        if isinstance(error, RuntimeError) and not lacking:
+        if not re.search('MemoryError|out of memory|(allocate|enough) memory', repr(error)):
             raise
         sys.exit('eosvos: not enough memory: smaller frames, fewer objects or --device cpu help')

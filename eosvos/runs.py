@@ -9,15 +9,15 @@ __all__ = ['RunConfig', 'own_device', 'Processes', 'read_log', 'write_log', 'sch
 import math
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from .core import check_range, find_device, write_then_rename
 from .datasets import HELD_OUT
@@ -39,8 +39,9 @@ class RunConfig:
 
     def __post_init__(self):
         check_range(self, 1, math.inf, 'steps', 'batch', 'checkpoint_every')
-        check_range(self, 0, math.inf, 'workers')
         check_range(self, 0, 1, 'ema_decay')
+        numbers = [name for name, value in vars(self).items() if isinstance(value, int | float)]
+        check_range(self, 0, math.inf, *numbers)
 
 # %% ../nbs/5w_runs.ipynb #9dbde347
 def own_device(
@@ -93,7 +94,7 @@ class Processes:
 
     def share(
         self,
-        dataset: Dataset,  # number i is always the same
+        dataset: Sequence,  # number i is always the same
         config: RunConfig,
         begin: int,  # steps that are already done
     ) -> DataLoader:  # a list for each step that is left: the part of this process
@@ -119,7 +120,7 @@ class Processes:
         flat = torch.cat([t.flatten() for t in tensors])
         if self.world > 1:
             dist.all_reduce(flat)
-        for t, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        for t, total in zip(tensors, flat.split([t.numel() for t in tensors])):
             t.copy_(total.view_as(t))
         self.stop = asked.item() > 0
 
@@ -160,8 +161,8 @@ def schedule(
 
 # %% ../nbs/5w_runs.ipynb #cddb9ea2
 def difference(
-    old: dict[str, Any],  # a configuration as nested dicts
-    new: dict[str, Any],
+    old: dict,  # a configuration as nested dicts
+    new: dict,
     prefix: str = '',  # of all names
 ) -> str:  # its name and both values; '' where all is equal
     "The first difference of two configurations."
@@ -201,12 +202,11 @@ class Run:
         rates: list[float],  # for each of its groups
     ) -> None:
         "One step of the optimiser."
-        groups = self.optimizer.param_groups
-        tensors = [t for group in groups for t in group['params']]
-        for t, gradient in zip(tensors, gradients, strict=True):
-            t.grad = gradient
-        for group, rate in zip(groups, rates, strict=True):
+        gradients = iter(gradients)
+        for group, rate in zip(self.optimizer.param_groups, rates):
             group['lr'] = rate
+            for t in group['params']:
+                t.grad = next(gradients)
         self.optimizer.step()
 
     def save(self, path: Path) -> None:
@@ -219,14 +219,10 @@ class Run:
     def load(self, path: Path) -> None:
         "Take up a checkpoint. ValueError where it is none, or of another configuration."
         state = read_foreign(path)
-        if not isinstance(state.get('config'), dict):
-            raise ValueError(f'{path}: expected a checkpoint, got {sorted(state)}')
-        if odd := difference(state['config'], asdict(self.config)):
+        if odd := difference(state.get('config', {}), asdict(self.config)):
             raise ValueError(f'{path}: holds a run with {odd}')
         self.step = state['step']
-        saved = state['learned'] + state['mean']
-        for ours, theirs in zip(self.learned + self.mean, saved, strict=True):
-            ours.copy_(theirs)
+        torch._foreach_copy_(self.learned + self.mean, state['learned'] + state['mean'])
         self.optimizer.load_state_dict(state['optimizer'])
 
     def resume(

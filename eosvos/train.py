@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .core import check_range
 from .datasets import Sequence, training_sets
 from eosvos.fine_tuning import (
     AugmentConfig,
@@ -26,6 +25,7 @@ from eosvos.fine_tuning import (
     learning_rates,
 )
 from .follow import follow_scores, load
+from .mask_rcnn import MaskRCNN
 from .meta import MetaGradient, meta_gradient
 from .parent import ParentConfig, train_parent
 from .roi_align import roi_align, roi_align_fast
@@ -59,19 +59,13 @@ class MetaConfig(RunConfig):
     shared_step: float = 0.0
     log_rates: bool = False  # outer steps change the logarithms of learning rates; paper: the rates
     cosine: bool = False  # outer rates fall along half a cosine; the paper's are fixed
-    max_rate: float | None = None  # of the learning rates; none in the paper
-    # largest norm of an inner gradient, and of a task's for the initialisation; none in the paper
+    max_rate: float | None = None  # of the learning rates; None or 0: any, as in the paper
+    # largest norm of an inner gradient, and of a task's for the initialisation;
+    # None or 0: any, as in the paper
     clip: float | None = None
     order: Literal[1, 2] = 1  # of the meta-gradient: first (section 4.2 of the paper), or exact
-    # multi-step loss: (inner steps, weight); () is all after the last step (equation 4)
-    step_weights: tuple[tuple[int, float], ...] = ()
     validate_every: int = 500  # outer steps; 0: never
     bf16: bool = False  # inner and meta loss in bfloat16, by autocast
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_range(self, 0, math.inf, 'rate', 'lr', 'lr_rates', 'shared_step', 'validate_every')
-        check_range(self, 1e-9, math.inf, 'max_rate', 'clip')
 
 # %% ../nbs/17_train.ipynb #551ad777
 PRESETS = dict(
@@ -137,16 +131,17 @@ class MetaRun(Run):
         groups = [dict(params=p) for p in (weights, self.rate_params, self.shared)]
         super().__init__(config, weights + self.rate_params, torch.optim.RAdam(groups))
 
-    def decode(self, rate_params: list[Tensor]) -> Rates:
-        "The learning rates that these parameters stand for."
+    def decode(self, tensors: list[Tensor]) -> tuple[Weights, Rates]:  # such as `learned`
+        "The weights and the learning rates that these tensors stand for."
+        rates = tensors[len(self.weights) :]
         if self.config.log_rates:
-            rate_params = [p.exp() for p in rate_params]
-        return dict(zip(self.rates, rate_params, strict=True))
+            rates = torch._foreach_exp(rates)
+        return dict(zip(self.weights, tensors)), dict(zip(self.rates, rates))
 
     def load(self, path: Path) -> None:
         "Take up a checkpoint. ValueError where it is none, or of another configuration."
         super().load(path)
-        self.rates = self.decode(self.rate_params)
+        _, self.rates = self.decode(self.learned)
 
     def update(
         self,
@@ -168,24 +163,24 @@ class MetaRun(Run):
             low, high = -math.inf, math.log(high)
         for p in self.rate_params:
             p.clamp_(low, high)
-        self.rates = self.decode(self.rate_params)
+        _, self.rates = self.decode(self.learned)
 
-    def result(self) -> tuple[Weights, Rates]:  # the running means
+    def result(self) -> tuple[MaskRCNN, Rates]:  # the running means
         "What is kept."
-        count = len(self.weights)
-        return dict(zip(self.weights, self.mean[:count])), self.decode(self.mean[count:])
+        weights, rates = self.decode(self.mean)
+        self.model.load_state_dict(weights, strict=False)
+        return self.model, rates
 
     def publish(self, path: Path, **notes: str) -> None:
         "Write what is kept as a model that `load_model` and `load_rates` read."
-        weights, rates = self.result()
-        self.model.load_state_dict(weights, strict=False)
+        model, rates = self.result()
         notes |= dict(
             stage='meta',
             start=Path(self.config.start).name,
             outer_steps=str(self.step),
             seed=str(self.config.seed),
         )
-        save_weights(self.model, self.about, path, notes, rates=rates)
+        save_weights(model, self.about, path, notes, rates=rates)
 
 # %% ../nbs/17_train.ipynb #43489ea9
 def task_gradient(
@@ -193,25 +188,17 @@ def task_gradient(
     task: Task,
 ) -> MetaGradient:
     "The meta-gradient of one task. FloatingPointError where it is not finite."
-    config, device = run.config, run.learned[0].device
+    config, device, clip = run.config, run.learned[0].device, run.config.clip or None
     run.model.roi_heads.align = roi_align if config.order == 2 else roi_align_fast
-    inner, test = [run.to_device(batch) for batch in task.inner], run.to_device(task.test)
-    key, step_weights = (config.seed, task.number), dict(config.step_weights) or None
+    *inner, test = map(run.to_device, [*task.inner, task.test])
+    key, order = (config.seed, task.number), config.order
     # casts that are kept would be those of every inner step until the end
     with torch.autocast(device.type, torch.bfloat16, config.bf16, cache_enabled=False):
         found = meta_gradient(
-            run.model,
-            run.weights,
-            run.rates,
-            inner,
-            test,
-            config.clip,
-            key,
-            step_weights,
-            config.order,
+            run.model, run.weights, run.rates, inner, test, clip, key, order=order
         )
     weights, rates = list(found.weights.values()), list(found.rates.values())
-    clip_norm(weights, config.clip, rates)
+    clip_norm(weights, clip, rates)
     if not all(v.isfinite().all() for v in weights + rates):
         raise FloatingPointError('the meta-gradient is not finite')
     return found
@@ -228,11 +215,9 @@ def outer_sums(
         try:
             found = task_gradient(run, task)
         except FloatingPointError as error:
-            said = f'outer step {run.step}: task {task.number} ({task.name}) is left out'
-            print(f'{said}: {error}', flush=True)
+            print(f'outer step {run.step}: task {task.number} ({task.name}) is left out: {error}')
             continue
-        inner = found.inner or [found.losses]
-        ends = [sum(losses.values()) for losses in (inner[0], inner[-1])]
+        ends = [sum(losses.values()) for losses in (found.inner[0], found.inner[-1])]
         numbers = torch.tensor([1.0, found.loss, *ends]).to(sums[-1])
         torch._foreach_add_(sums, [*found.weights.values(), *found.rates.values(), numbers])
     return sums
@@ -245,8 +230,7 @@ def task_stream(
     begin: int,  # outer steps that are already done
 ) -> DataLoader:  # this process' tasks, an outer step at a time
     "The tasks of the remaining steps. ValueError where the batch cannot be shared evenly."
-    names = [name for name, _ in config.tasks.set_weights]
-    sets = training_sets(data, names, config.held_out)
+    sets = training_sets(data, dict(config.tasks.set_weights), config.held_out)
     return processes.share(Tasks(sets, config.tasks, config.seed), config, begin)
 
 # %% ../nbs/17_train.ipynb #95853a82
@@ -256,20 +240,16 @@ def validate(
     processes: Processes,
 ) -> float:  # mean J over the sequences
     "Follow the held-out sequences with what is learned so far, shared by all processes."
-    weights, rates = run.result()
-    run.model.load_state_dict(weights, strict=False)
+    model, rates = run.result()
     tracker = load(run.config.start, run.learned[0].device)
-    tracker = replace(tracker, model=run.model, rates=rates)
+    tracker = replace(tracker, model=model, rates=rates)
     mine = sequences[processes.rank :: processes.world]
     total = torch.tensor([sum(follow_scores(tracker, mine, stride=4))], dtype=torch.float64)
     processes.sum([total])
     return total.item() / len(sequences)
 
 # %% ../nbs/17_train.ipynb #04589abc
-def _keep_best(
-    run: MetaRun,
-    score: float,
-) -> None:
+def _keep_best(run, score):
     "Write the score, and the weights where it is the best."
     path = run.out / 'validation.csv'
     scores = read_log(path, run.step - 1)
@@ -288,24 +268,25 @@ def train_meta(
     "Meta-train, or go on in `out`. FloatingPointError where all tasks of a step fail."
     processes, run = processes or Processes(), MetaRun(config, device)
     run.resume(out, processes)
-    sets = training_sets(data, [name for name, _ in config.tasks.set_weights])
+    sets = training_sets(data, dict(config.tasks.set_weights))
     held_out = [s for found in sets.values() for s in found if s.name in config.held_out]
     for tasks in task_stream(config, data, processes, run.step):
         sums = outer_sums(run, tasks)
         processes.sum(sums)
         count, *losses = sums.pop().tolist()
         if count == 0:
-            text = f'outer step {run.step}: none of {config.batch} tasks is finite'
-            raise FloatingPointError(text)
+            raise FloatingPointError(
+                f'outer step {run.step}: none of {config.batch} tasks is finite'
+            )
         torch._foreach_div_(sums, count)
         run.update(sums)
         names = 'meta_loss', 'first_inner_loss', 'last_inner_loss'
-        means = {name: total / count for name, total in zip(names, losses, strict=True)}
+        means = {name: total / count for name, total in zip(names, losses)}
         stop = run.end_step(dict(tasks=int(count)) | means, processes)
         if held_out and config.validate_every and run.step % config.validate_every == 0:
             score = validate(run, held_out, processes)
             if processes.rank == 0:
-                print(f'step {run.step}: held-out J {100 * score:.1f}', flush=True)
+                print(f'step {run.step}: held-out J {100 * score:.1f}')
                 _keep_best(run, score)
         if stop:
             break
@@ -313,18 +294,17 @@ def train_meta(
 
 # %% ../nbs/17_train.ipynb #fbf39ef2
 def main(
-    config: ParentConfig | MetaConfig,
+    config: RunConfig,  # of one of the two kinds of training
     data: Path,  # see `training_sets`
     out: Path,  # folder for checkpoint, weights, logs and plot
     resume: bool = False,  # go on with the run in that folder, if there is one
     device: str = 'auto',  # of this process, see `own_device`
 ) -> None:
     "Train, in all processes of torchrun. Ctrl-C stops after the current step."
-    started = (out / 'last.pt').exists()
-    if started and not resume:
-        expected = 'no run in it, got last.pt; add --resume to go on, or name another --out'
-        raise ValueError(f'{out}: expected {expected}')
-    if not started and (old := out / 'weights.safetensors').exists():
+    if (out / 'last.pt').exists():
+        if not resume:
+            raise ValueError(f'{out}: holds a run; add --resume to go on, or name another --out')
+    elif (old := out / 'weights.safetensors').exists():
         raise ValueError(f'{old}: would be lost; name another --out')
     # a GPU kernel without such a form only warns
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -333,8 +313,7 @@ def main(
         train = train_parent if isinstance(config, ParentConfig) else train_meta
         run = train(config, data, out, own_device(device), processes)
         if processes.rank == 0:
-            rest = '; go on with --resume' if run.step < config.steps else ''
-            print(f'{out}: {run.step} of {config.steps} steps done{rest}', flush=True)
+            print(f'{out}: {run.step} of {config.steps} steps done; --resume goes on')
 
 # %% ../nbs/17_train.ipynb #cf2137bf
 if __name__ == '__main__':

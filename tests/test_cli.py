@@ -233,7 +233,7 @@ def test_options_reach_the_configuration(frames, mask, out, monkeypatch):
         config.online_every,
         config.online_iterations,
     ) == (4, True, 6, 2)
-    assert (config.overlap, config.max_growth, config.seed) == (0.5, 3, 9)
+    assert (config.nearness, config.max_growth, config.seed) == (0.5, 3, 9)
     assert list(given) == [2] and tracker.device == torch.device('cpu')
     assert config.fine_tune.batch == SMALL_SEGMENT.fine_tune.batch != PAPER_SEGMENT.fine_tune.batch
     works('segment', frames, mask, '--out', out.with_name('other'), '--lr', 0.25)
@@ -652,7 +652,7 @@ def test_weights_refuse(tmp_path):
 
 
 def test_train_refuses(tmp_path):
-    for wrong in ('--every', 0), ('--steps', 0), ('--batch', -1):
+    for wrong in ('--checkpoint-every', 0), ('--steps', 0), ('--batch', -1):
         done = eosvos('train', 'small', '--data', tmp_path, '--out', tmp_path / 'run', *wrong)
         assert done.exit_code == 2 and 'expected at least 1' in done.stderr
     (tmp_path / 'weights.safetensors').write_text('an hour of work')
@@ -678,7 +678,7 @@ def test_train_refuses(tmp_path):
         'weights coco': 'FILE --out',
         'weights import': 'FILE --out',
         'train': '--data --out --device parent small paper',
-        'train small': '--data --out --device --steps --tasks.paste --segment.overlap',
+        'train small': '--data --out --device --steps --tasks.paste --tasks.view.angle',
     }.items(),
 )
 def test_help(command, words):
@@ -766,4 +766,6 @@ def test_more_processes_give_the_same_table():
 
 @pytest.mark.parametrize('option', ['--online-frames', '--online-reset'])
 def test_unknown_choices_of_online_adaptation(frames, mask, out, option):
-    assert "got 'best'" in refused(*segment(frames, mask, out, option, 'best')) and not out.exists()
+    done = eosvos(*segment(frames, mask, out, option, 'best'))
+    assert done.exit_code == 2 and option in done.stderr and 'best' in done.stderr
+    assert done.stdout == '' and not out.exists()

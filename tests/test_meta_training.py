@@ -407,7 +407,7 @@ def test_the_papers_numbers():
     paper = PRESETS['paper']
     assert paper == replace(MetaConfig(), held_out=(), workers=2)
     assert (paper.tasks.steps, paper.batch, paper.lr, paper.lr_rates) == (5, 4, 1e-5, 1e-5)
-    assert (paper.level, paper.rate, paper.step_weights, paper.ema_decay) == ('neuron', 1e-3, (), 0)
+    assert (paper.level, paper.rate, paper.ema_decay) == ('neuron', 1e-3, 0)
     assert (paper.clip, paper.max_rate, paper.shared_step, paper.cosine) == (None, None, 0, False)
     tasks = paper.tasks
     assert (tasks.paste, tasks.fill, tasks.view.angle, tasks.view.scale) == (0, 0, 30, (0.75, 1.25))

@@ -14,9 +14,13 @@ from eosvos.tasks import Pair, TaskConfig, Tasks, _focus, _paste, make_task
 from eosvos.video import VOID
 
 STILL = AugmentConfig(flip=0, angle=0, scale=(1, 1))
-PLAIN = TaskConfig(
-    set_weights=(('made', 1.0),), shared_view=STILL, view=STILL, steps=2, min_pixels=4
-)
+PLAIN = TaskConfig(set_weights=(('made', 1.0),), shared_view=STILL, view=STILL, steps=2)
+
+
+@pytest.fixture(autouse=True)
+def small_objects(monkeypatch):
+    "The objects of these tests are small."
+    monkeypatch.setattr('eosvos.tasks._MIN_PIXELS', 30)
 
 
 @pytest.fixture
@@ -113,7 +117,7 @@ def test_pasting_is_target_distractor_or_part():
     pair, other = Pair('a', [(dark, square)] * 2), Pair('b', [(light, square)] * 2)
     kinds = {}
     for i in range(60):
-        made = _paste(pair, other, TaskConfig(joined=0.3, min_pixels=30), generator(i))
+        made = _paste(pair, other, TaskConfig(joined=0.3), generator(i))
         if made is pair:
             continue
         kind = made.name.split()[1]
@@ -134,16 +138,17 @@ def test_too_little_left_gives_the_pair_itself():
     dot = torch.zeros(10, 10, dtype=torch.bool)
     dot[5, 5] = True
     pair = Pair('a', [(torch.zeros(3, 10, 10), dot)] * 2)
-    assert _paste(pair, pair, TaskConfig(joined=0.0, min_pixels=50), generator(0)) is pair
+    assert _paste(pair, pair, TaskConfig(joined=0.0), generator(0)) is pair
 
 
-def test_refusals(made):
+def test_refusals(made, monkeypatch):
     with pytest.raises(ValueError, match="objects in youtube-vos, found none; sets: .'made'."):
         Tasks(made, TaskConfig())
     with pytest.raises(ValueError, match="got 'before'"):
         TaskConfig(pair='before')
+    monkeypatch.setattr('eosvos.tasks._MIN_PIXELS', 5000)
     with pytest.raises(ValueError, match='at least 5000 pixels in made'):
-        Tasks(made, replace(PLAIN, min_pixels=5000))[0]
+        Tasks(made, PLAIN)[0]
 
 
 def test_void_is_no_object_and_stays_void(tmp_path):
