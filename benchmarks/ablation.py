@@ -166,7 +166,7 @@ def train(name: str, data: Path, runs: Path) -> Path:  # the weights
         together(sys.executable, '-m', 'eosvos.train', preset, *where, *settings)
         if not complete(name, runs):
             sys.exit(
-                f'{file}: expected {steps_of(name)} steps, the training was cut short; call again to go on'
+                f'{file}: expected {steps_of(name)} steps, it was cut short; call again to go on'
             )
     return file
 

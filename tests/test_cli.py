@@ -673,7 +673,8 @@ def test_train_refuses(tmp_path):
         'submit': 'PREDICTIONS ROOT --dataset --split --out',
         'segment': 'FRAMES MASK --out --model --fine-tune.iterations --lr --online '
         '--no-online --online-every --online-iterations '
-        '--online-frames --online-reset --nearness --fill --max-growth --mask-frame --device --seed',
+        '--online-frames --online-reset --nearness --fill --max-growth --mask-frame --device '
+        '--seed',
         'weights': 'coco import',
         'weights coco': 'FILE --out',
         'weights import': 'FILE --out',

@@ -176,7 +176,8 @@ def test_a_later_mask_may_be_empty(tmp_path, clip):
     given = first_masks(tmp_path / 'masks', clip)
     assert {i: object_ids(ids) for i, ids in given.items()} == {0: [2], 1: [], 2: [2]}
     save(tmp_path / 'masks/00000.png', block(0))
-    with pytest.raises(ValueError, match=r'00000\.png: expected the mask of an object, got .* \[0\]'):
+    message = r'00000\.png: expected the mask of an object, got .* \[0\]'
+    with pytest.raises(ValueError, match=message):
         first_masks(tmp_path / 'masks', clip)
 
 

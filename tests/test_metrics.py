@@ -732,7 +732,8 @@ def test_youtube_refusals(pond):
     with pytest.raises(ValueError, match="'davis' or 'youtube-vos', got 'vos'"):
         evaluate(*pond, protocol='vos')
     (pond[0] / 'pond/00030.png').unlink()  # the last frame is scored too
-    with pytest.raises(ValueError, match='pond/00030.png: cannot be read as a picture: No such file'):
+    message = 'pond/00030.png: cannot be read as a picture: No such file'
+    with pytest.raises(ValueError, match=message):
         evaluate(*pond, protocol='youtube-vos')
     for path in sorted((pond[1] / 'pond').iterdir())[1:]:
         path.unlink()

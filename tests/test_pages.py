@@ -63,7 +63,8 @@ def test_table_of_deviations():
             'the small model: cross-entropy |',
             'three augmented copies (small model: one)',
             f'clips at a norm of {fine.clip:.0f} |',
-            f'{PAPER_SEGMENT.extra_boxes} copies grown outwards (small model: {SMALL_SEGMENT.extra_boxes})',
+            f'{PAPER_SEGMENT.extra_boxes} copies grown outwards '
+            f'(small model: {SMALL_SEGMENT.extra_boxes})',
             f'ResNet-50, {large.min_side} × {large.max_side} pixels',
             f'{config.image.min_side} × {config.image.max_side} | to run on a laptop',
         )
