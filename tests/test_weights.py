@@ -404,7 +404,7 @@ def test_coco_is_downloaded_without_unpickling(tmp_path):
         mock.patch.object(weights, 'save_weights'),
     ):
         assert convert_coco(None, tmp_path / 'out.safetensors').startswith(' 195 loaded: ')
-    assert get.call_args.kwargs == dict(progress=True, check_hash=True, weights_only=True)
+    assert get.call_args.kwargs == dict(check_hash=True, weights_only=True)
 
 
 class Trap:
