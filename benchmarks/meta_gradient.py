@@ -12,8 +12,9 @@ be built for Python 3.11: its C sources include longintrepr.h.
 Memory is the peak of a process of its own (VmHWM of /proc, so Linux alone), counted anew after
 set-up and a first forward and backward, with MALLOC_MMAP_THRESHOLD_=65536, so that what is freed
 goes back at once. *Extra* is what exceeds the peak of one ordinary forward and backward. Memory is
-the median of three processes; seconds are the least of the three, for other programs only add to
-them. The ratios of the times come from runs side by side in one more process, with malloc as it is:
+the median of three processes. Seconds are of the processor, for what other programs take does not
+count, and the least of the three; set OMP_NUM_THREADS=1, or they count all threads. The ratios of
+the times come from runs side by side in one more process, with malloc as it is:
 the least of ours by the least of the peer's. All methods must find the same gradients: the norms
 are compared.
 
@@ -36,7 +37,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import process_time
 
 import torch
 from torch import Tensor, nn
@@ -244,9 +245,9 @@ def measure(
     forward_backward(task)  # kernels are compiled, libraries loaded
     task.model.zero_grad()
     reset_peak()
-    begin = perf_counter()
+    begin = process_time()
     found = forward_backward(task) if method == PLAIN else find_gradient(method, task)
-    return dict(seconds=perf_counter() - begin, peak=peak(), norms=norms(found) if found else [])
+    return dict(seconds=process_time() - begin, peak=peak(), norms=norms(found) if found else [])
 
 
 def many_tasks(order: int) -> list[float]:  # MB
@@ -274,9 +275,9 @@ def in_pairs(
     seconds = {method: [] for method in (ours, *peers)}
     for pair in range(pairs + 1):
         for method in list(seconds)[:: 1 if pair % 2 else -1]:
-            begin = perf_counter()
+            begin = process_time()
             find_gradient(method, task)
-            seconds[method].append(perf_counter() - begin)
+            seconds[method].append(process_time() - begin)
     least = {method: min(values[1:]) for method, values in seconds.items()}
     return {peer: least[ours] / least[peer] for peer in peers}
 
