@@ -262,7 +262,7 @@ def test_mask_in_colour(frames, mask, out, tmp_path, mode):
     assert (
         'colour.png' in line
         and 'one channel' in line
-        and f'got mode {mode}' in line
+        and f'got a PNG of mode {mode}' in line
         and not out.exists()
     )
 
