@@ -63,7 +63,7 @@ class Pair:
     frames: list[tuple[Tensor, Tensor]]
 
 # %% ../nbs/15_tasks.ipynb #bb7ec921
-_MIN_PIXELS = 64  # that an object must have in a frame to be drawn
+_MIN_PIXELS = 64  # that an object must have in a frame to be drawn; ours, not the released code's
 
 
 def choose(
