@@ -14,9 +14,8 @@ set-up and a first forward and backward, with MALLOC_MMAP_THRESHOLD_=65536, so t
 goes back at once. *Extra* is what exceeds the peak of one ordinary forward and backward. Memory is
 the median of three processes. Seconds are of the processor, for what other programs take does not
 count, and the least of the three; set OMP_NUM_THREADS=1, or they count all threads. The ratios of
-the times come from runs side by side in one more process, with malloc as it is:
-the least of ours by the least of the peer's. All methods must find the same gradients: the norms
-are compared.
+the times come from runs side by side in one more process, with malloc as it is: the least of ours
+by the least of the peer's. All methods must find the same gradients: the norms are compared.
 
     .venv/bin/python benchmarks/meta_gradient.py                  # both models, T = 5; minutes
     .venv/bin/python benchmarks/meta_gradient.py --models small --steps 2 5 10 20 50
