@@ -307,17 +307,20 @@ DAVIS_VAL = frozenset(
 
 def training_sets(
     root: Path,  # holds DAVIS, DAVIS-2017, YouTube-VOS or images/<set>, as far as they are named
-    names: Iterable[str],  # 'davis' (2016 at 240p), 'davis-2017', 'youtube-vos', or a set of stills
+    # 'davis' (2016 at 240p), 'davis-2017' (at 480p), 'youtube-vos', or a set of stills;
+    # another resolution after an @: 'davis@480p', 'davis-2017@240p'
+    names: Iterable[str],
     held_out: Iterable[str] = (),  # names of sequences to leave out
 ) -> dict[str, list[Sequence]]:
     "The training sequences of each set, without `DAVIS_VAL`. ValueError with what is missing."
     held_out, sets = set(held_out), {}
     for name in names:
-        match name:
+        kind, _, resolution = name.partition('@')
+        match kind:
             case 'davis':
-                found = davis(root / 'DAVIS', 'train', '240p')
+                found = davis(root / 'DAVIS', 'train', resolution or '240p')
             case 'davis-2017':
-                found = davis(root / 'DAVIS-2017', 'train', year=2017)
+                found = davis(root / 'DAVIS-2017', 'train', resolution or '480p', year=2017)
             case 'youtube-vos':
                 found = youtube_vos(root / 'YouTube-VOS', 'train')
             case _:

@@ -43,13 +43,14 @@ class TaskConfig:
     shared_view: AugmentConfig = AugmentConfig(angle=0, scale=(1, 1), colour=0.2, hue=0.1)
     view: AugmentConfig = AugmentConfig(flip=0)  # drawn for each view
     paste: float = 0.0  # chance that an object of another task is pasted into both frames
+    alike: float = 0.0  # chance that a pasted object comes from the target's set
     joined: float = 0.0  # chance that a pasted object belongs to the target
     size: tuple[int, int] | None = None  # height, width of the views, pixels; None: the frame's
 
     def __post_init__(self):
         if self.pair not in ('any', 'later', 'same'):
             raise ValueError(f"pair: expected 'any', 'later' or 'same', got {self.pair!r}")
-        check_range(self, 0, 1, 'fill', 'paste', 'joined')
+        check_range(self, 0, 1, 'fill', 'paste', 'alike', 'joined')
         check_range(self, 1, math.inf, 'steps', 'tests')
 
 # %% ../nbs/15_tasks.ipynb #7f10bad9
@@ -110,11 +111,16 @@ class Tasks:
                 return i, sequence.image(i), mask.masked_fill(ids == VOID, VOID)
         return None
 
-    def pair(self, rng: torch.Generator) -> Pair:
+    def pair(
+        self,
+        rng: torch.Generator,
+        only: str | None = None,  # the set to draw from; any if None
+    ) -> Pair:
         "Training and test frames of a random object. ValueError where a hundred draws fail."
         config = self.config
+        set_weights = ((only, 1.0),) if only else config.set_weights
         for _ in range(100):
-            name, (sequence, k) = choose(self.objects, config.set_weights, rng)
+            name, (sequence, k) = choose(self.objects, set_weights, rng)
             numbers = range(len(sequence.frames))
             frames = [self.frame(sequence, k, numbers, rng)]
             if frames[0] is None:
@@ -138,7 +144,9 @@ class Tasks:
         rng = generator(self.seed, 'task', index)
         pair = self.pair(rng)
         if uniform(rng, 0, 1) < self.config.paste:
-            pair = _paste(pair, self.pair(rng), self.config, rng)
+            alike = uniform(generator(self.seed, 'alike', index), 0, 1) < self.config.alike
+            other = self.pair(rng, pair.name.split()[0] if alike else None)
+            pair = _paste(pair, other, self.config, rng)
         return make_task(pair, self.config, self.seed, index)
 
 # %% ../nbs/15_tasks.ipynb #68a049d5
