@@ -19,7 +19,7 @@ from zipfile import ZipFile, ZipInfo
 import torch
 from PIL import Image
 
-from .core import write_then_rename
+from .core import as_value_error, write_then_rename
 from .datasets import Sequence, davis, youtube_vos
 from .follow import Tracker, follow
 from .metrics import evaluate, write_csv
@@ -65,10 +65,9 @@ def read_json(
     file: Path,
 ) -> dict:
     "A file that this module wrote. ValueError with its name where it is another."
-    try:
+    failed = f'{file}: cannot be read as a JSON object'
+    with as_value_error(failed, TypeError, ValueError, RecursionError):
         return dict(**json.loads(file.read_text('utf-8')))
-    except (OSError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f'{file}: cannot be read as a JSON object: {error}') from error
 
 
 def _write_json(file, values):

@@ -221,6 +221,7 @@ def test_other_folders_are_refused(sequences, tmp_path):
     (tmp_path / '.setup.0a1b2c3d.json').touch()  # left by a process that was killed
     _prepare_folder(tmp_path, setup(sequences))
     assert (tmp_path / 'setup.json').is_file()
+    (tmp_path / 'thesis.tex').touch()
     with pytest.raises(NotADirectoryError, match='thesis.tex'):
         _prepare_folder(tmp_path / 'thesis.tex/out', setup(sequences))
     for text in ('[]', '{', '"x"', '[' * 10000):

@@ -23,7 +23,6 @@ from eosvos.metrics import (
     jaccard,
     score_frame,
     statistics,
-    youtube_scores,
 )
 
 
@@ -611,11 +610,6 @@ def test_tables_need_a_folder(pair, tmp_path):
         metrics.write_csv(evaluate(*pair), tmp_path / 'file')
 
 
-def test_table_of_other_numbers(pair, tmp_path):
-    metrics.write_csv(evaluate(*pair), tmp_path, {'Overall': 0.25, 'J-seen': 1.0})
-    assert (tmp_path / 'global_results.csv').read_text() == 'Overall,J-seen\n0.250000,1.000000\n'
-
-
 # ---- YouTube-VOS ----
 
 
@@ -666,24 +660,6 @@ def test_davis_scores_the_same_folder_otherwise(pond):
         1 / 2,
         1 / 2,
     ]
-
-
-def test_overall_is_the_mean_of_four(pond):
-    result = evaluate(*pond, protocol='youtube-vos')
-    scores = youtube_scores(result, {('pond', 1): True, ('pond', 2): False, ('other', 1): False})
-    assert list(scores) == ['Overall', 'J-seen', 'J-unseen', 'F-seen', 'F-unseen']
-    assert scores['J-seen'] == 4 / 6 and scores['J-unseen'] == 0.5 and scores['F-seen'] == 4 / 6
-    assert scores['F-unseen'] == result.objects[1].f.mean()
-    assert abs(scores['Overall'] - sum(list(scores.values())[1:]) / 4) < 1e-15
-
-
-def test_seen_and_unseen_are_refused_where_one_is_missing(pond):
-    result = evaluate(*pond, protocol='youtube-vos')
-    with pytest.raises(KeyError, match="'pond', 2"):
-        youtube_scores(result, {('pond', 1): True})
-    for flag, counts in ((True, '2 and 0'), (False, '0 and 2')):
-        with pytest.raises(ValueError, match=counts):
-            youtube_scores(result, {('pond', 1): flag, ('pond', 2): flag})
 
 
 def test_objects_of_the_last_frame_alone_leave_nothing_to_score(pond):
