@@ -111,7 +111,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'eosvos.follow.Follower.rewind': ('follow.html#follower.rewind', 'eosvos/follow.py'),
                                'eosvos.follow.Follower.step': ('follow.html#follower.step', 'eosvos/follow.py'),
                                'eosvos.follow.Follower.tune': ('follow.html#follower.tune', 'eosvos/follow.py'),
-                               'eosvos.follow.Follower.window': ('follow.html#follower.window', 'eosvos/follow.py'),
                                'eosvos.follow.SegmentConfig': ('follow.html#segmentconfig', 'eosvos/follow.py'),
                                'eosvos.follow.SegmentConfig.__post_init__': ('follow.html#segmentconfig.__post_init__', 'eosvos/follow.py'),
                                'eosvos.follow.Tracker': ('follow.html#tracker', 'eosvos/follow.py'),

@@ -10,7 +10,7 @@ __all__ = ['Weights', 'Rates', 'Batch', 'LEVELS', 'warp', 'AugmentConfig', 'unif
 # %% ../nbs/12_fine_tuning.ipynb #9120a17c
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import cos, inf, radians, sin, sqrt
+from math import cos, inf, isfinite, radians, sin, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +43,11 @@ def warp(
     matrix = torch.cat([turn, start[:, None]], 1)  # (2, 3): canvas (x, y, 1) to picture (x, y)
 
     numbers = pixels.float()
-    y, x = (torch.arange(n).to(numbers) + 0.5 for n in size)
+    y, x = (torch.arange(n, dtype=numbers.dtype, device=numbers.device) + 0.5 for n in size)
     y, x = torch.meshgrid(y, x, indexing='ij')
-    points = torch.stack([x, y, torch.ones_like(x)], -1) @ matrix.T.to(x)  # (height, width, 2)
-    grid = points / x.new_tensor([W, H]) * 2 - 1
+    matrix, sides = (o.to(x, non_blocking=True) for o in (matrix, torch.tensor([W, H])))
+    points = torch.stack([x, y, torch.ones_like(x)], -1) @ matrix.T  # (height, width, 2)
+    grid = points / sides * 2 - 1
     seen = F.grid_sample(numbers[None], grid[None], mode=mode, align_corners=False)
     return seen[0].to(pixels.dtype)
 
@@ -174,7 +175,7 @@ def as_target(
 ) -> Tensors:  # see `make_target`; without an object N is 0
     "The target that says: this one object, nothing else."
     masks = (mask == 1)[None]
-    return make_target(masks[masks.any((1, 2))], mask == VOID)
+    return make_target(masks[: int(masks.any())], mask == VOID)
 
 # %% ../nbs/12_fine_tuning.ipynb #4de54a18
 def augmented_batches(
@@ -225,11 +226,12 @@ def clip_norm(
     tensors: list[Tensor],  # changed in place
     max_norm: float | None,  # norm that is left as it is; None: any
     others: Iterable[Tensor] = (),  # scaled along
-) -> float:  # the norm before
+) -> Tensor:  # the norm before, a scalar
     "Scale tensors down where their common norm is too large."
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors))).item()
-    if max_norm and norm > max_norm:
-        torch._foreach_mul_([*tensors, *others], max_norm / norm)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    if max_norm:
+        share = torch.full_like(norm, max_norm) / norm
+        torch._foreach_mul_([*tensors, *others], share.clamp(max=1))
     return norm
 
 
@@ -247,10 +249,14 @@ def loss_gradient(
     """
     free = leaves(model, weights)
     losses = losses_with(model, weights | free, batch, random)
-    total, values = sum(losses.values()), {name: loss.item() for name, loss in losses.items()}
     # a weight that was not used has the gradient 0
-    gradients = torch.autograd.grad(total, list(free.values()), materialize_grads=True)
-    if not (total + clip_norm(gradients, clip)).isfinite():
+    gradients = torch.autograd.grad(
+        sum(losses.values()), list(free.values()), materialize_grads=True
+    )
+    # read all at once: every question makes a GPU wait
+    *values, norm = torch.stack([*losses.values(), clip_norm(gradients, clip)]).tolist()
+    values = dict(zip(losses, values))
+    if not isfinite(norm + sum(values.values())):
         raise FloatingPointError(f'gradient or losses are not finite: {values}')
     return dict(zip(free, gradients)), values
 
