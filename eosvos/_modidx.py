@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'eosvos.fine_tuning.FineTuneConfig.__post_init__': ( 'fine_tuning.html#finetuneconfig.__post_init__',
                                                                                          'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning._colour_jitter': ('fine_tuning.html#_colour_jitter', 'eosvos/fine_tuning.py'),
+                                    'eosvos.fine_tuning._grid': ('fine_tuning.html#_grid', 'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning._shows': ('fine_tuning.html#_shows', 'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning.as_target': ('fine_tuning.html#as_target', 'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning.augment': ('fine_tuning.html#augment', 'eosvos/fine_tuning.py'),

@@ -10,6 +10,7 @@ __all__ = ['Weights', 'Rates', 'Batch', 'LEVELS', 'warp', 'AugmentConfig', 'unif
 # %% ../nbs/12_fine_tuning.ipynb #9120a17c
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import cos, inf, isfinite, radians, sin, sqrt
 
 import torch
@@ -23,6 +24,25 @@ from .core import check_range, generator, masks_to_boxes
 from .video import VOID
 
 # %% ../nbs/12_fine_tuning.ipynb #c14017a0
+@lru_cache(maxsize=1)  # a picture and its masks are seen from one place
+def _grid(shape, size, angle, zoom, flip, shift, device):
+    "Where in a picture of a shape each pixel of a canvas comes from, for `grid_sample`."
+    c, s = cos(radians(angle)) / zoom, sin(radians(angle)) / zoom
+    turn = torch.tensor([[c, -s], [s, c]])
+    if flip:
+        turn[0] *= -1
+    (H, W), (height, width) = shape, size
+    centre = torch.tensor([width / 2 + shift[0], height / 2 + shift[1]])
+    start = torch.tensor([W / 2, H / 2]) - turn @ centre
+    matrix = torch.cat([turn, start[:, None]], 1)  # (2, 3): canvas (x, y, 1) to picture (x, y)
+    matrix, sides = (o.to(device, non_blocking=True) for o in (matrix, torch.tensor([W, H])))
+    y, x = (torch.arange(n, dtype=torch.float32, device=device) + 0.5 for n in size)
+    points = torch.ones(*size, 3, device=device)
+    points[..., 0], points[..., 1] = x, y[:, None]
+    # (1, height, width, 2); in place, since new tensors of this size are slow
+    return (points @ matrix.T).div_(sides).mul_(2).sub_(1)[None]
+
+
 def warp(
     pixels: Tensor,  # (C, H, W)
     size: Size,  # of the canvas; the picture's centre goes to its centre
@@ -33,22 +53,10 @@ def warp(
     mode: str = 'bilinear',  # 'nearest' for masks
 ) -> Tensor:  # (C, height, width), 0 where nothing comes from
     "A picture that is mirrored, turned, zoomed and moved onto a canvas."
-    c, s = cos(radians(angle)) / zoom, sin(radians(angle)) / zoom
-    turn = torch.tensor([[c, -s], [s, c]])
-    if flip:
-        turn[0] *= -1
-    (H, W), (height, width) = pixels.shape[1:], size
-    centre = torch.tensor([width / 2 + shift[0], height / 2 + shift[1]])
-    start = torch.tensor([W / 2, H / 2]) - turn @ centre
-    matrix = torch.cat([turn, start[:, None]], 1)  # (2, 3): canvas (x, y, 1) to picture (x, y)
-
-    numbers = pixels.float()
-    y, x = (torch.arange(n, dtype=numbers.dtype, device=numbers.device) + 0.5 for n in size)
-    y, x = torch.meshgrid(y, x, indexing='ij')
-    matrix, sides = (o.to(x, non_blocking=True) for o in (matrix, torch.tensor([W, H])))
-    points = torch.stack([x, y, torch.ones_like(x)], -1) @ matrix.T  # (height, width, 2)
-    grid = points / sides * 2 - 1
-    seen = F.grid_sample(numbers[None], grid[None], mode=mode, align_corners=False)
+    if (angle, zoom, *shift, *size) == (0, 1, 0, 0, *pixels.shape[1:]):
+        return pixels.flip(2) if flip else pixels
+    grid = _grid(pixels.shape[1:], tuple(size), angle, zoom, flip, tuple(shift), pixels.device)
+    seen = F.grid_sample(pixels[None].float(), grid, mode=mode, align_corners=False)
     return seen[0].to(pixels.dtype)
 
 # %% ../nbs/12_fine_tuning.ipynb #6d763416

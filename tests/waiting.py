@@ -2,8 +2,8 @@
 
 What `cpu()` returns, and what is made without a device, lies on the host: it may be read for
 nothing. Reading any other tensor waits until the GPU has computed it, and so does every result
-whose size depends on values. A copy to the GPU waits unless it is `non_blocking`. torchvision's NMS counts as one
-wait.
+whose size depends on values. A copy to the GPU waits unless it is `non_blocking`. torchvision's
+NMS counts as one wait.
 """
 
 import traceback
