@@ -100,8 +100,8 @@ def peer_model(
         torch.manual_seed(SEED)
 
     def replaced(rpn, args, result):
-        ((height, width),) = args[0].image_sizes
-        return [boxes * torch.tensor([width / W, height / H]).repeat(2)], result[1]
+        sides = [boxes.new_tensor([w / W, h / H]).repeat(2) for h, w in args[0].image_sizes]
+        return [boxes * side for side in sides], result[1]
 
     peer.rpn.register_forward_hook(replaced)
     peer.rpn.register_forward_pre_hook(seed)

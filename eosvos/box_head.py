@@ -6,6 +6,7 @@
 __all__ = ['BOX_WEIGHTS', 'BoxHead', 'BoxPredictor', 'box_loss', 'detect']
 
 # %% ../nbs/06_box_head.ipynb #44bb8248
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import ops
@@ -58,11 +59,12 @@ def box_loss(
     labels: Tensor,  # (N,) int64, 0 = background
     target_deltas: Tensor,  # (N, 4) from the proposal to its object, scaled by BOX_WEIGHTS
     beta: float = 1.0,  # of smooth L1: 1 is torchvision 0.4 and the paper, 1/9 torchvision today
+    positive: Tensor | None = None,  # (P,) where labels are above 0; else they are read
 ) -> Tensors:  # loss_classifier and loss_box_reg, scalars
     "Cross-entropy of all boxes, smooth L1 of those with an object (Fast R-CNN, equation 1)."
     # from half precision
     logits, deltas = logits.to(target_deltas), deltas.to(target_deltas)
-    positive = (labels > 0).nonzero()[:, 0]  # (P,)
+    positive = (labels > 0).nonzero()[:, 0] if positive is None else positive
     own, goal = deltas[positive, labels[positive]], target_deltas[positive]  # (P, 4)
     regression = F.smooth_l1_loss(own, goal, beta=beta, reduction='sum') / len(labels)
     return dict(loss_classifier=F.cross_entropy(logits, labels), loss_box_reg=regression)
@@ -79,12 +81,13 @@ def detect(
     score: float,  # detections of this score or below are dropped
     count: int,  # at most so many detections
 ) -> Tensors:  # boxes (D, 4) xyxy pixels, labels (D,), scores (D,), best first
-    "The refined, scored boxes of one image, without duplicates."
+    "The refined, scored boxes of one image, without duplicates, on the CPU: few are left."
     scores = logits.to(proposals).softmax(1)[:, 1:]  # (N, K - 1): background is no detection
     boxes = decode(deltas[:, 1:], proposals[:, None], BOX_WEIGHTS)  # (N, K - 1, 4)
-    row, column = (scores > score).nonzero().unbind(1)
-    boxes = ops.clip_boxes_to_image(boxes[row, column], size)
-    scores, labels = scores[row, column], column + 1
-    keep = ops.remove_small_boxes(boxes, 1e-2)
-    keep = keep[ops.batched_nms(boxes[keep], scores[keep], labels[keep], _NMS_IOU)][:count]
-    return dict(boxes=boxes[keep], labels=labels[keep], scores=scores[keep])
+    boxes = ops.clip_boxes_to_image(boxes, size)
+    large = (boxes[..., 2:] - boxes[..., :2] >= 1e-2).all(2)
+    row, column = ((scores > score) & large).nonzero().unbind(1)
+    boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
+    keep = ops.batched_nms(boxes, scores, labels, _NMS_IOU)[:count]
+    found = torch.cat([boxes, scores[:, None], labels[:, None]], 1)[keep].cpu()  # (D, 6)
+    return dict(boxes=found[:, :4], labels=found[:, 5].long(), scores=found[:, 4])

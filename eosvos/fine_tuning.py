@@ -10,7 +10,8 @@ __all__ = ['Weights', 'Rates', 'Batch', 'LEVELS', 'warp', 'AugmentConfig', 'unif
 # %% ../nbs/12_fine_tuning.ipynb #9120a17c
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import cos, inf, radians, sin, sqrt
+from functools import lru_cache
+from math import cos, inf, isfinite, radians, sin, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,25 @@ from .core import check_range, generator, masks_to_boxes
 from .video import VOID
 
 # %% ../nbs/12_fine_tuning.ipynb #c14017a0
+@lru_cache(maxsize=1)  # a picture and its masks are seen from one place
+def _grid(shape, size, angle, zoom, flip, shift, device):
+    "Where in a picture of a shape each pixel of a canvas comes from, for `grid_sample`."
+    c, s = cos(radians(angle)) / zoom, sin(radians(angle)) / zoom
+    turn = torch.tensor([[c, -s], [s, c]])
+    if flip:
+        turn[0] *= -1
+    (H, W), (height, width) = shape, size
+    centre = torch.tensor([width / 2 + shift[0], height / 2 + shift[1]])
+    start = torch.tensor([W / 2, H / 2]) - turn @ centre
+    matrix = torch.cat([turn, start[:, None]], 1)  # (2, 3): canvas (x, y, 1) to picture (x, y)
+    matrix, sides = (o.to(device, non_blocking=True) for o in (matrix, torch.tensor([W, H])))
+    y, x = (torch.arange(n, dtype=torch.float32, device=device) + 0.5 for n in size)
+    points = torch.ones(*size, 3, device=device)
+    points[..., 0], points[..., 1] = x, y[:, None]
+    # (1, height, width, 2); in place, since new tensors of this size are slow
+    return (points @ matrix.T).div_(sides).mul_(2).sub_(1)[None]
+
+
 def warp(
     pixels: Tensor,  # (C, H, W)
     size: Size,  # of the canvas; the picture's centre goes to its centre
@@ -33,21 +53,10 @@ def warp(
     mode: str = 'bilinear',  # 'nearest' for masks
 ) -> Tensor:  # (C, height, width), 0 where nothing comes from
     "A picture that is mirrored, turned, zoomed and moved onto a canvas."
-    c, s = cos(radians(angle)) / zoom, sin(radians(angle)) / zoom
-    turn = torch.tensor([[c, -s], [s, c]])
-    if flip:
-        turn[0] *= -1
-    (H, W), (height, width) = pixels.shape[1:], size
-    centre = torch.tensor([width / 2 + shift[0], height / 2 + shift[1]])
-    start = torch.tensor([W / 2, H / 2]) - turn @ centre
-    matrix = torch.cat([turn, start[:, None]], 1)  # (2, 3): canvas (x, y, 1) to picture (x, y)
-
-    numbers = pixels.float()
-    y, x = (torch.arange(n).to(numbers) + 0.5 for n in size)
-    y, x = torch.meshgrid(y, x, indexing='ij')
-    points = torch.stack([x, y, torch.ones_like(x)], -1) @ matrix.T.to(x)  # (height, width, 2)
-    grid = points / x.new_tensor([W, H]) * 2 - 1
-    seen = F.grid_sample(numbers[None], grid[None], mode=mode, align_corners=False)
+    if (angle, zoom, *shift, *size) == (0, 1, 0, 0, *pixels.shape[1:]):
+        return pixels.flip(2) if flip else pixels
+    grid = _grid(pixels.shape[1:], tuple(size), angle, zoom, flip, tuple(shift), pixels.device)
+    seen = F.grid_sample(pixels[None].float(), grid, mode=mode, align_corners=False)
     return seen[0].to(pixels.dtype)
 
 # %% ../nbs/12_fine_tuning.ipynb #6d763416
@@ -174,7 +183,7 @@ def as_target(
 ) -> Tensors:  # see `make_target`; without an object N is 0
     "The target that says: this one object, nothing else."
     masks = (mask == 1)[None]
-    return make_target(masks[masks.any((1, 2))], mask == VOID)
+    return make_target(masks[: int(masks.any())], mask == VOID)
 
 # %% ../nbs/12_fine_tuning.ipynb #4de54a18
 def augmented_batches(
@@ -225,11 +234,12 @@ def clip_norm(
     tensors: list[Tensor],  # changed in place
     max_norm: float | None,  # norm that is left as it is; None: any
     others: Iterable[Tensor] = (),  # scaled along
-) -> float:  # the norm before
+) -> Tensor:  # the norm before, a scalar
     "Scale tensors down where their common norm is too large."
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors))).item()
-    if max_norm and norm > max_norm:
-        torch._foreach_mul_([*tensors, *others], max_norm / norm)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    if max_norm:
+        share = torch.full_like(norm, max_norm) / norm
+        torch._foreach_mul_([*tensors, *others], share.clamp(max=1))
     return norm
 
 
@@ -247,10 +257,14 @@ def loss_gradient(
     """
     free = leaves(model, weights)
     losses = losses_with(model, weights | free, batch, random)
-    total, values = sum(losses.values()), {name: loss.item() for name, loss in losses.items()}
     # a weight that was not used has the gradient 0
-    gradients = torch.autograd.grad(total, list(free.values()), materialize_grads=True)
-    if not (total + clip_norm(gradients, clip)).isfinite():
+    gradients = torch.autograd.grad(
+        sum(losses.values()), list(free.values()), materialize_grads=True
+    )
+    # read all at once: every question makes a GPU wait
+    *values, norm = torch.stack([*losses.values(), clip_norm(gradients, clip)]).tolist()
+    values = dict(zip(losses, values))
+    if not isfinite(norm + sum(values.values())):
         raise FloatingPointError(f'gradient or losses are not finite: {values}')
     return dict(zip(free, gradients)), values
 

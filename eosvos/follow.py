@@ -213,14 +213,10 @@ class Follower:
         self.mask = self.start = self.given[1] == 1
         self.weights, self.sure, self.past, self.steps = self.tuned, True, [], 0
 
-    def window(self, mask):  # of the object, (H, W) bool -> slices
-        "Rows and columns that are looked at when the object was there; all if it was nowhere."
-        fill = self.tracker.config.fill if mask.any() else 0
-        return search_window(masks_to_boxes(mask[None])[0], mask.shape, fill)
-
     def pair(self, image, mask):  # -> (3, h, w), (h, w)
         "What is learned of a frame (3, H, W) and its mask (H, W)."
-        rows, columns = self.window(mask == 1)
+        (box,) = masks_to_boxes((mask == 1)[None])
+        rows, columns = search_window(box, mask.shape, self.tracker.config.fill)
         return _resize_to_model(image[:, rows, columns], mask[rows, columns], self.tracker.model)
 
     @torch.no_grad()
@@ -232,12 +228,15 @@ class Follower:
         config = self.tracker.config
         if self.past and self.steps % config.online_every == 0:
             self.adapt()
-        last = self.mask if self.mask.any() else self.start
-        boxes = masks_to_boxes(torch.stack([last, self.given[1] == 1]))
-        max_area = (config.max_growth or inf) * box_area(boxes).max().item()
-        rows, columns = self.window(last & self.sure)
-        # in pixels of the window
-        box = boxes[0] - boxes.new_tensor([columns.start, rows.start] * 2)
+        # to the CPU, which has to know the window; an empty mask has a box of zeros
+        masks = torch.stack([self.mask, self.start, self.given[1] == 1])
+        now, start, first = masks_to_boxes(masks).cpu()
+        seen = bool(now.any())
+        last = now if seen else start
+        max_area = (config.max_growth or inf) * box_area(torch.stack([last, first])).max().item()
+        fill = config.fill if seen and self.sure else 0  # 0: the whole frame
+        rows, columns = search_window(last, self.mask.shape, fill)
+        box = last - torch.tensor([columns.start, rows.start] * 2)  # in pixels of the window
         random = generator(*self.key, 'jitter', self.steps)
         options = dict(
             extra_boxes=[jitter(box, config.extra_boxes, random)],
@@ -248,7 +247,7 @@ class Follower:
         probability = torch.zeros_like(image[0])
         probability[rows, columns] = found['masks'].sum(0)  # of one detection, or none
         self.mask = probability >= _THRESHOLD
-        self.sure = bool(self.mask.any() and (found['scores'] >= _CONFIDENT).any())
+        self.sure = bool((found['scores'] >= _CONFIDENT).any())
         self.steps += 1
         if config.online:
             self.past = [*self.past, (image, self.mask & self.sure)][-config.online_every :]
@@ -354,7 +353,7 @@ def follow(
             done, held, followers = _resume(saved, key, tracker)
     ahead = range(first, len(clip))
     for n, i in list(enumerate([*ahead, *reversed(range(last))]))[done:]:
-        image, forwards = clip[i].to(tracker.device), n < len(ahead)
+        image, forwards = clip[i].to(tracker.device, non_blocking=True), n < len(ahead)
         if n == len(ahead):  # from here on it goes back
             for follower in followers.values():
                 follower.rewind()
@@ -367,8 +366,9 @@ def follow(
         best, owner = _merge(((k, followers[k].step(image)) for k in active), best, owner)
         if forwards and i in masks:
             _take_over(tracker, followers, image, masks[i], best, owner)
-        best, owner = best.cpu(), owner.cpu()
+        owner = owner.cpu()
         if forwards and i < last:
+            best = best.cpu()
             taken = best > 0
             held[i] = taken, best[taken].half(), owner[taken]
         else:

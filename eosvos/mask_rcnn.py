@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torchvision.transforms.functional import normalize
 
 from .box_head import BOX_WEIGHTS, BoxHead, BoxPredictor, box_loss, detect
 from .boxes import Size, Tensors, box_iou, encode
@@ -61,7 +60,8 @@ def preprocess(
     height, width = (-(-max(o) // _MULTIPLE) * _MULTIPLE for o in zip(*sizes))  # rounded up
     batch = []
     for image, (h, w) in zip(images, sizes):
-        image = normalize(image, config.mean, config.std)[None]
+        channels = zip(image, config.mean, config.std)
+        image = torch.stack([(x - mean) / std for x, mean, std in channels])[None]
         image = F.interpolate(image, (h, w), mode='bilinear')
         batch.append(F.pad(image, (0, width - w, 0, height - h)))
     return torch.cat(batch), sizes
@@ -73,8 +73,8 @@ def scale_boxes(
     new: Size,
 ) -> Tensor:  # (N, 4) xyxy, pixels of the same image at size `new`
     "Boxes that follow an image when it is resized."
-    y, x = new[0] / old[0], new[1] / old[1]
-    return boxes * boxes.new_tensor([x, y, x, y])
+    x, y = boxes[:, 0::2] * (new[1] / old[1]), boxes[:, 1::2] * (new[0] / old[0])
+    return torch.stack([x, y], 2).flatten(1)
 
 # %% ../nbs/09_mask_rcnn.ipynb #7fff9c04
 def scale_target(
@@ -85,10 +85,9 @@ def scale_target(
     "A target that follows its image."
     masks = target['masks'][:, None].float()  # (G, 1, H, W)
     small = F.interpolate(masks, new)  # (G, 1, h, w), the nearest samples
-    # (G,) objects so small that every sample missed them
-    lost = masks.flatten(1).any(1) & ~small.flatten(1).any(1)
-    if lost.any():
-        small[lost] = F.adaptive_max_pool2d(masks[lost], new)
+    if new < old:  # every sample may miss a small object
+        lost = ~small.flatten(1).any(1)[:, None, None, None]
+        small = torch.where(lost, F.adaptive_max_pool2d(masks, new), small)
     small = small[:, 0].to(target['masks'])
     scaled = target | dict(boxes=scale_boxes(target['boxes'], old, new), masks=small)
     if 'valid' in target:
@@ -106,6 +105,7 @@ def check_targets(
     It holds boxes (G, 4) xyxy in pixels, labels (G,) int64 from 1, masks (G, H, W) of 0 and 1, and
     perhaps valid (H, W) bool, which is False where nothing is known.
     """
+    checks = []  # what is good of each value, what that means, the values
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         G, size = len(target['boxes']), tuple(image.shape[-2:])
         target = dict(valid=torch.ones(size, dtype=torch.bool)) | target
@@ -116,17 +116,24 @@ def check_targets(
                     f'target {i}: expected {key} of shape {shape}, got {tuple(target[key].shape)}'
                 )
         boxes, labels, masks, valid = (target[key] for key in shapes)
-        # nothing is greater than NaN
-        good = (boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1)  # (G,)
         for fine, wanted, got in (
             (boxes.is_floating_point(), 'boxes of a floating type', boxes.dtype),
             (valid.dtype == torch.bool, 'a bool valid', valid.dtype),
-            (good.all(), 'boxes with x1 < x2 and y1 < y2', boxes[~good].tolist()),
-            ((labels > 0).all(), 'labels from 1', labels.tolist()),
-            ((masks <= 1).all(), 'masks of 0 and 1', masks[masks > 1][:1].tolist()),
         ):
             if not fine:
                 raise ValueError(f'target {i}: expected {wanted}, got {got}')
+        # nothing is greater than NaN
+        ordered = (boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1)  # (G,)
+        checks += [
+            (ordered, f'target {i}: expected boxes with x1 < x2 and y1 < y2', boxes),
+            (labels > 0, f'target {i}: expected labels from 1', labels),
+            (masks <= 1, f'target {i}: expected masks of 0 and 1', masks),
+        ]
+    # one question about all values: every question makes a GPU wait
+    if not torch.stack([good.all() for good, *_ in checks]).all():
+        for good, said, values in checks:
+            if not good.all():
+                raise ValueError(f'{said}, got {values[~good][:1].tolist()}')
 
 # %% ../nbs/09_mask_rcnn.ipynb #6a6f6638
 _FOREGROUND_IOU = 0.5  # a proposal with at least this IoU is an object
@@ -164,31 +171,36 @@ def choose_rois(
     target: Tensors,  # of the same image, see `check_targets`
     config: RoIConfig,
     generator: Generator | None = None,  # of the sampling
-) -> tuple[Tensor, Tensor, Tensor]:  # (S, 4) boxes; (S,) int64 labels; (S,) int64 owners
+) -> tuple[Tensor, ...]:  # (S, 4) boxes; int64: (S,) labels, (S,) owners, (O,) objects
     """The boxes that the losses are computed on, true ones among them.
 
     The owner of a box is the index of its object. Background has the label 0 and the owner 0.
+    The last says which boxes are no background.
     """
     true = target['boxes'].to(proposals)  # (G, 4)
     boxes = torch.cat([proposals, true])
     # (P + G,) index, or -1
     found = match(box_iou(true, boxes), _FOREGROUND_IOU, _FOREGROUND_IOU, keep_best=False)
+    known = found.cpu() + 1  # there the draws are made
+    chosen = sample(known, config.samples, config.positives, generator)
+    positive = known[chosen].nonzero()[:, 0]
+    chosen, positive = (o.to(boxes.device, non_blocking=True) for o in (chosen, positive))
+    found = found[chosen]
     labels = F.pad(target['labels'], (1, 0))[found + 1]
-    chosen = sample(labels, config.samples, config.positives, generator)
-    return boxes[chosen], labels[chosen], found[chosen].clamp(min=0)
+    return boxes[chosen], labels, found.clamp(min=0), positive
 
 # %% ../nbs/09_mask_rcnn.ipynb #da124532
 def roi_targets(
     boxes: Tensor,  # (S, 4) xyxy, pixels
-    labels: Tensor,  # (S,) int64, 0 = background
     owners: Tensor,  # (S,) int64 index of the object
+    positive: Tensor,  # (P,) int64: which boxes have one
     target: Tensors,  # of the image, see `check_targets`
     size: int,  # M: cells per side of the masks
 ) -> tuple[Tensor, Tensor, Tensor]:  # (S, 4) deltas; (P, M, M) masks of positives; bool: known
     "What the heads should say about the chosen boxes of one image; background needs no deltas."
     true = target['boxes'].to(boxes)[owners] if len(target['boxes']) else boxes
     deltas = encode(true, boxes, BOX_WEIGHTS)
-    boxes, owners = boxes[labels > 0], owners[labels > 0]
+    boxes, owners = boxes[positive], owners[positive]
     masks = project_masks(target['masks'], boxes, owners, size)
     unknown = torch.zeros_like(masks)
     if 'valid' in target:  # beyond the image all is known
@@ -225,20 +237,23 @@ class RoIHeads(nn.Module):
         canonical = c.mask_canonical or c.canonical
         pooled = pool_rois(features[:4], boxes, image, c.mask_size, canonical, self.align)
         logits = self.mask_predictor(self.mask_head(pooled))
-        return logits[torch.arange(len(labels)), labels]
+        labels = labels.to(logits.device, non_blocking=True)
+        return logits[torch.arange(len(labels), device=labels.device), labels]
 
     def losses(self, features, proposals, image, targets, generator=None):
         "Class, box and mask loss, three scalars."
-        c, parts = self.config, []
+        c, parts, count = self.config, [], 0
         for p, target in zip(proposals, targets):
-            chosen, labels, owners = choose_rois(p, target, c, generator)
-            wanted = roi_targets(chosen, labels, owners, target, 2 * c.mask_size)
-            parts.append((chosen, chosen[labels > 0], labels, *wanted))
-        chosen, positive, *joined = zip(*parts)  # of all images
-        labels, deltas, masks, valid = (torch.cat(o) for o in joined)
-        losses = box_loss(*self.boxes(features, chosen, image), labels, deltas, c.beta)
-        logits = self.masks(features, positive, labels[labels > 0], image)
-        valid = None if valid.all() else valid
+            chosen, labels, owners, own = choose_rois(p, target, c, generator)
+            wanted = roi_targets(chosen, owners, own, target, 2 * c.mask_size)
+            parts.append((chosen, chosen[own], labels, own + count, *wanted))
+            count += len(chosen)
+        chosen, shown, *joined = zip(*parts)  # of all images
+        labels, positive, deltas, masks, valid = (torch.cat(o) for o in joined)
+        losses = box_loss(*self.boxes(features, chosen, image), labels, deltas, c.beta, positive)
+        logits = self.masks(features, shown, labels[positive], image)
+        if not any('valid' in target for target in targets) or valid.all():
+            valid = None
         return losses | dict(loss_mask=mask_loss(logits, masks, c.mask_loss, valid))
 
 # %% ../nbs/09_mask_rcnn.ipynb #bf05ae8a
@@ -281,7 +296,8 @@ class MaskRCNN(nn.Module):
     ) -> Tensors | list[Tensors]:  # losses or, per image, detections
         """The five losses where there are targets, else the detections, best first.
 
-        Those of an image are boxes (D, 4), labels (D,), scores (D,) and masks (D, H, W).
+        Those of an image are boxes (D, 4), labels (D,), scores (D,), on the CPU, and masks
+        (D, H, W).
         """
         originals = [image.shape[-2:] for image in images]
         batch, sizes = preprocess(images, self.image_config)
@@ -306,6 +322,7 @@ class MaskRCNN(nn.Module):
                 found = {name: value[chosen] for name, value in found.items()}
             boxes = scale_boxes(found['boxes'], old, new)
             logits = heads.masks(levels, [boxes], found['labels'], padded)
-            found['masks'] = paste_masks(logits.to(boxes).sigmoid(), found['boxes'], old)
+            masks = logits.to(boxes.dtype).sigmoid()
+            found['masks'] = paste_masks(masks, found['boxes'], old)
             results.append(found)
         return results

@@ -92,10 +92,12 @@ def pool_rois(
 ) -> Tensor:  # (sum of N, C, S, S), image after image
     "The features of each box, cut from the level that fits its size."
     rois = torch.cat([F.pad(b, (1, 0), value=i) for i, b in enumerate(boxes)])  # (N, 5)
-    level = assign_levels(rois[:, 1:], len(features), canonical)
+    # read once: a GPU that is asked once a level would stand idle four times
+    level = assign_levels(rois[:, 1:], len(features), canonical).cpu()
+    rois = rois.to(features[0].device, non_blocking=True)
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
     for i, x in enumerate(features):
-        chosen = (level == i).nonzero()[:, 0]
+        chosen = (level == i).nonzero()[:, 0].to(rois.device, non_blocking=True)
         if len(chosen):
             cut = align(x.to(rois), rois[chosen], size, x.shape[-2] / image[0], samples)
             pooled.index_copy_(0, chosen, cut.to(pooled))

@@ -52,7 +52,7 @@ def match(
     result = best.masked_fill(value < foreground, -2).masked_fill(value < background, -1)
     if keep_best:
         forced = (iou == iou.amax(1, keepdim=True)).any(0)  # (N,)
-        result[forced] = best[forced]
+        result = torch.where(forced, best, result)
     return result
 
 # %% ../nbs/04_rpn.ipynb #7665d24b
@@ -154,16 +154,23 @@ def rpn_loss(
 ) -> Tensors:  # loss_objectness and loss_rpn_box_reg, scalars
     "Is it an object, and where exactly: both summed, divided by the number of sampled anchors."
     objectness, regression, count = 0.0, 0.0, 0
-    for s, d, target in zip(logits.to(anchors), deltas.to(anchors), targets, strict=True):
-        iou = box_iou(target['boxes'], anchors)
-        found = match(iou, config.foreground_iou, _BACKGROUND_IOU, keep_best=True)
-        labels = (found + 1).clamp(max=1)  # object 1, background 0, between -1
-        chosen = sample(labels, config.samples, _POSITIVES, generator)
-        is_object = labels[chosen] > 0
+    owners = [  # (N,) each
+        match(box_iou(target['boxes'], anchors), config.foreground_iou, _BACKGROUND_IOU, True)
+        for target in targets
+    ]
+    # object 1, background 0, between -1: draws are made on the CPU, so they are read there, once
+    labels = (torch.stack(owners) + 1).clamp(max=1).to(torch.int8).cpu()  # (B, N)
+    for s, d, target, found, known in zip(
+        logits.to(anchors), deltas.to(anchors), targets, owners, labels, strict=True
+    ):
+        chosen = sample(known, config.samples, _POSITIVES, generator)
+        is_object = known[chosen] > 0
+        positive, chosen, is_object = (
+            o.to(s.device, non_blocking=True) for o in (chosen[is_object], chosen, is_object)
+        )
         objectness += F.binary_cross_entropy_with_logits(
             s[chosen], is_object.to(s), reduction='sum'
         )
-        positive = chosen[is_object]
         target_deltas = encode(target['boxes'][found[positive]], anchors[positive])
         regression += F.smooth_l1_loss(
             d[positive], target_deltas, beta=config.beta, reduction='sum'
@@ -213,7 +220,8 @@ class RPN(nn.Module):
             )
             if extra_boxes:  # they share the budget of inference
                 room = max(c.after_nms[1] - len(extra_boxes[b]), 0)
-                boxes = torch.cat([boxes[:room], extra_boxes[b]])
+                extra = extra_boxes[b].to(boxes.device, non_blocking=True)
+                boxes = torch.cat([boxes[:room], extra])
             proposals.append(boxes)
         if not training:
             return proposals, {}

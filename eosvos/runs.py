@@ -193,8 +193,11 @@ class Run:
         "A batch, moved to where this run computes."
         images, targets = batch
         device = self.learned[0].device
-        moved = [{name: t.to(device) for name, t in target.items()} for target in targets]
-        return [image.to(device) for image in images], moved
+        moved = [
+            {name: t.to(device, non_blocking=True) for name, t in target.items()}
+            for target in targets
+        ]
+        return [image.to(device, non_blocking=True) for image in images], moved
 
     def optimize(
         self,

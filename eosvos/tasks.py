@@ -100,8 +100,8 @@ class Tasks:
         k: int,  # the object
         numbers: range,  # of the frames to choose from
         rng: torch.Generator,
-    ) -> tuple[int, Tensor, Tensor] | None:  # number, image, mask; None where ten draws fail
-        "A random frame that shows the object."
+    ) -> tuple[int, Tensor] | None:  # number and mask; None where ten draws fail
+        "A random frame that shows the object. Its picture is not read."
         for _ in range(10 if len(numbers) else 0):
             i = numbers[torch.randint(len(numbers), (), generator=rng).item()]
             if sequence.masks[i] is None:
@@ -109,7 +109,7 @@ class Tasks:
             ids = sequence.mask(i)
             mask = (ids == k).byte()
             if mask.sum() >= _MIN_PIXELS:
-                return i, sequence.image(i), mask.masked_fill(ids == VOID, VOID)
+                return i, mask.masked_fill(ids == VOID, VOID)
         return None
 
     def pair(
@@ -133,7 +133,9 @@ class Tasks:
                     numbers = numbers[frames[0][0] + 1 :]
                 frames += [self.frame(sequence, k, numbers, rng) for _ in range(config.tests)]
             if all(frames):
-                pair = Pair(f'{name} {sequence.name} {k}', [frame[1:] for frame in frames])
+                images = {i: sequence.image(i) for i in dict(frames)}
+                shown = [(images[i], mask) for i, mask in frames]
+                pair = Pair(f'{name} {sequence.name} {k}', shown)
                 return _focus(pair, config.fill, rng) if config.fill else pair
         raise ValueError(
             f'tasks: expected objects of at least {_MIN_PIXELS} pixels '
@@ -186,7 +188,8 @@ def make_task(
         ]
         return [image for image, _ in views], [as_target(mask[0]) for _, mask in views]
 
-    inner = [batch(frames[:1], 'inner', t if config.fresh else 0) for t in range(config.steps)]
+    views = config.steps if config.fresh else 1  # one is kept for all steps
+    inner = [batch(frames[:1], 'inner', t) for t in range(views)] * (config.steps // views)
     return Task(pair.name, number, inner, batch(frames[1:], 'test'))
 
 # %% ../nbs/15_tasks.ipynb #6dc23825

@@ -203,8 +203,7 @@ def task_gradient(
             run.model, run.weights, run.rates, inner, test, clip, key, order=order
         )
     weights, rates = list(found.weights.values()), list(found.rates.values())
-    clip_norm(weights, clip, rates)
-    if not all(v.isfinite().all() for v in weights + rates):
+    if not (clip_norm(weights, clip, rates) + clip_norm(rates, None)).isfinite():
         raise FloatingPointError('the meta-gradient is not finite')
     return found
 

@@ -279,11 +279,11 @@ def test_a_cell_is_unknown_where_most_of_it_is():
     boxes = torch.tensor([[0.0, 0, 16, 16], [16, 0, 32, 16], [24, 0, 40, 16], [0, 0, 16, 16]])
     boxes = boxes - 0.5  # RoIAlign's half pixel
     target = dict(boxes=boxes[:1], labels=torch.tensor([1]), masks=torch.ones(1, 16, 32))
-    labels, owners = torch.tensor([1, 1, 1, 0]), torch.zeros(4, dtype=torch.int64)
-    _, masks, known = roi_targets(boxes, labels, owners, target | dict(valid=valid), 4)
+    positive, owners = torch.arange(3), torch.zeros(4, dtype=torch.int64)
+    _, masks, known = roi_targets(boxes, owners, positive, target | dict(valid=valid), 4)
     assert known.dtype == torch.bool and known.shape == masks.shape == (3, 4, 4)
     assert (~known).nonzero().tolist() == [[0, 1, 1], [0, 2, 2]]
-    _, _, known = roi_targets(boxes, labels, owners, target, 4)
+    _, _, known = roi_targets(boxes, owners, positive, target, 4)
     assert known.shape == (3, 4, 4) and known.all()
 
 
@@ -329,12 +329,13 @@ def test_chosen_rois_are_torchvisions(seed, P, G):
         return torch.rand(n, generator=generator('shuffled', n)).argsort()
 
     with mock.patch('torch.randperm', shuffled):
-        boxes, labels, owners = choose_rois(proposals, target, RoIConfig(samples=16))
+        boxes, labels, owners, positive = choose_rois(proposals, target, RoIConfig(samples=16))
         theirs = peers().select_training_samples(
             [proposals], [target | dict(masks=torch.zeros(G, 8, 8))]
         )
     for ours, (wanted,) in zip((boxes, owners, labels), theirs[:3], strict=True):
         assert torch.equal(ours, wanted)
+    assert torch.equal(positive, labels.nonzero()[:, 0])
 
 
 # ---- the joints

@@ -9,7 +9,7 @@ from PIL import Image
 
 from eosvos.core import generator
 from eosvos.datasets import Sequence, image_set
-from eosvos.fine_tuning import AugmentConfig
+from eosvos.fine_tuning import AugmentConfig, augment
 from eosvos.tasks import Pair, TaskConfig, Tasks, _focus, _paste, make_task
 from eosvos.video import VOID
 
@@ -195,3 +195,39 @@ def test_focus_keeps_the_object_in_sight(made):
         assert second.sum() >= 0.5 * shown[1], 'off by a fifth of the box at most'
     again = [_focus(pair, 0.5, generator(3)).frames[1][0] for _ in range(2)]
     assert torch.equal(*again)
+
+
+@pytest.mark.parametrize('fresh, views', [(False, 1), (True, 4)])
+def test_a_view_is_made_once(made, monkeypatch, fresh, views):
+    "And goes through the pipe of a worker once, since it is one object."
+    config, calls = replace(PLAIN, steps=4, fresh=fresh), []
+
+    def counted(*args):
+        calls.append(args)
+        return augment(*args)
+
+    monkeypatch.setattr('eosvos.tasks.augment', counted)
+    task = Tasks(made, config)[0]
+    assert len(calls) == 2 + views + 1  # both frames, the inner views, the test view
+    assert len(task.inner) == 4 and len({id(batch) for batch in task.inner}) == views
+
+
+def test_a_picture_is_read_when_its_mask_has_shown_the_object(made, monkeypatch):
+    "Once each; what is drawn and not taken is not read."
+    read, image = [], Sequence.image
+    monkeypatch.setattr(
+        Sequence, 'image', lambda sequence, i: read.append(i) or image(sequence, i)
+    )
+    tasks = Tasks(made, replace(PLAIN, tests=3, pair='later'))
+    for i in range(20):
+        read.clear()
+        tasks[i]
+        assert len(read) == len(set(read)) <= 4 and read[0] == min(read)
+
+
+def test_what_is_mirrored_is_copied():
+    picture = torch.rand(3, 5, 7, generator=generator('copied'))
+    mirrored = AugmentConfig(flip=1, angle=0, scale=(1, 1))
+    for config, expected in ((STILL, picture), (mirrored, picture.flip(2))):
+        view, mask = augment(picture, picture[:1] > 0.5, config, generator(0))
+        assert torch.equal(view, expected) and torch.equal(mask, expected[:1] > 0.5)
