@@ -564,7 +564,7 @@ def test_rewind():
     follower.rewind()
     assert (
         follower.weights is follower.tuned
-        and torch.equal(follower.mask, follower.given[1])
+        and torch.equal(follower.mask, follower.given[0][1])
         and not follower.past
         and follower.steps == 0
     )
