@@ -4,7 +4,7 @@ const COLOURS = Array.from({ length: 256 }, (_, id) => [0, 1, 2].map(  // of DAV
   (c) => [0, 1, 2].reduce((sum, k) => sum + ((id >> (3 * k + c)) & 1) * (128 >> k), 0)));
 const TINTS = COLOURS.map(([r, g, b]) => (128 << 24 | b << 16 | g << 8 | r) >>> 0);  // half covering
 
-export function draw(ids, width, height, { id, size, points }) {  // as eosvos.app.draw
+export function draw(ids, width, height, { id, size, points }) {  // as eosvos.painting.draw
   const r = size / 2;
   points.forEach(([bx, by], n) => {
     const [ax, ay] = points[Math.max(0, n - 1)], dx = bx - ax, dy = by - ay;
@@ -445,4 +445,4 @@ class Page {
   }
 }
 
-if (document.querySelector('#eosvos #stage')) new Page();
+if (document.querySelector('#eosvos #stage')) window.eosvos = new Page();

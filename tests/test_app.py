@@ -1,0 +1,450 @@
+"The page to paint on: what strokes become, what survives, and a person at work in a real browser."
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from command import invoke
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from eosvos import app as module
+from eosvos.app import Session, make_app, read_message
+from eosvos.core import DEMO, PALETTE, demo_frame
+from eosvos.follow import load
+from eosvos.metrics import jaccard
+from eosvos.painting import Project, draw, mask_runs
+from eosvos.video import open_clip, read_mask, write_video
+
+H, W, COUNT = 24, 40, 8
+LOCAL = '127.0.0.1'
+SOCKET = f'ws://{LOCAL}/secret/socket'
+
+
+# ---- strokes
+
+
+def disc(x, y, radius, shape=(H, W)):
+    rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
+    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+
+
+def drawn(*strokes):
+    ids = torch.zeros(H, W, dtype=torch.int64)
+    for stroke in strokes:
+        draw(ids, stroke)
+    return ids.numpy()
+
+
+@pytest.mark.parametrize('x, y, size', [(20, 12, 9), (0, 0, 14), (39.5, 3.25, 1), (-4, 30, 25)])
+def test_a_dot_is_a_disc(x, y, size):
+    assert np.array_equal(drawn(dict(id=3, size=size, points=[[x, y]])) == 3, disc(x, y, size / 2))
+
+
+def test_a_line_is_all_discs_along_it():
+    points = [[5, 20], [30, 4], [35.5, 18.25]]
+    wanted = np.zeros((H, W), bool)
+    for (ax, ay), (bx, by) in zip(points, points[1:]):
+        for t in np.linspace(0, 1, 2000):
+            wanted |= disc(ax + t * (bx - ax), ay + t * (by - ay), 3)
+    assert np.array_equal(drawn(dict(id=1, size=6, points=points)) == 1, wanted)
+
+
+def test_the_last_stroke_wins_and_the_eraser_clears():
+    one, two = dict(id=1, size=10, points=[[10, 10]]), dict(id=2, size=10, points=[[14, 10]])
+    ids = drawn(one, two, dict(id=0, size=4, points=[[10, 0], [10, 20]]))
+    a, b, gone = disc(10, 10, 5), disc(14, 10, 5), abs(np.arange(W) + 0.5 - 10) <= 2
+    assert np.array_equal(ids == 2, b & ~gone) and np.array_equal(ids == 1, a & ~b & ~gone)
+    beyond = dict(id=1, size=30, points=[[-100, -100], [500, -90]])
+    assert not drawn(beyond).any()
+
+
+def test_runs_say_what_the_mask_is():
+    for mask in (disc(10, 10, 5), np.ones((H, W), bool), np.zeros((H, W), bool), disc(0, 0, 9)):
+        assert np.array_equal(drawn(dict(id=4, runs=mask_runs(torch.from_numpy(mask)))) == 4, mask)
+
+
+# ---- project and session, with followers that see the truth
+
+
+@pytest.fixture
+def clip():
+    "Object 1 moves to the right from frame 0 on, object 2 appears in frame 3."
+    truth = torch.zeros(COUNT, H, W, dtype=torch.int64)
+    for i in range(COUNT):
+        truth[i, 4:10, 2 + 2 * i : 12 + 2 * i] = 1
+        if i >= 3:
+            truth[i, 14:20, 20 - i : 28 - i] = 2
+    names = [f'{i:05d}' for i in range(COUNT)]
+    images = [(ids / 10).expand(3, -1, -1) for ids in truth]
+
+    class Frames(list):
+        size, times = (H, W), None
+
+    frames = Frames(images)
+    frames.names, frames.truth = names, truth
+    return frames
+
+
+class Seer:
+    "A follower that finds the object wherever it is, and notes what it was taught and told."
+
+    def __init__(self, tracker, image, mask, name, watch=iter):
+        self.name, self.taught, self.places, self.score = name, [], [], 0
+        self.correct(image, mask, watch)
+
+    def correct(self, image, mask, watch=iter):
+        assert list(watch([0, 0])) == [0, 0]
+        self.taught.append(mask)
+
+    def place(self, mask):
+        self.places.append(mask)
+
+    def step(self, image):
+        mask = (image[0] * 10).round() == self.name
+        self.score = 0.9 * mask.any().item()
+        return 0.9 * mask
+
+
+@pytest.fixture
+def session(clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'Follower', Seer)
+    monkeypatch.setattr(module, 'propose', lambda tracker, image, box: image[0] > 0)
+    tuned = SimpleNamespace(fine_tune=SimpleNamespace(iterations=2))
+    tracker = SimpleNamespace(device=torch.device('cpu'), config=tuned)
+    return Session(Project(clip, tmp_path / 'project'), tracker)
+
+
+def ask(session, type, **values):
+    "Send a message, and wait for the answer."
+    answers = []
+    session.receive(json.dumps(dict(type=type, **values)), answers.append)
+    session.worker.submit(int).result(60)
+    (answer,) = answers
+    return answer
+
+
+def paint(session, frame, mask, id):
+    "Paint a whole mask as many short strokes one pixel high."
+    for start, end in mask_runs(mask):
+        y, x1 = divmod(start, W)
+        x2 = x1 + end - start
+        points = [[x1 + 0.5, y + 0.5], [x2 - 0.5, y + 0.5]]
+        stroke = dict(frame=frame, id=id, size=1, points=points)
+        assert ask(session, 'stroke', **stroke)['type'] == 'done'
+
+
+def masks(session):
+    return torch.stack([session.project.mask(i) for i in range(COUNT)])
+
+
+def test_go_follows_forwards_and_backwards(session, clip):
+    "Object 2 is painted in frame 5 only: what comes before is found backwards."
+    paint(session, 0, clip.truth[0] == 1, 1)
+    assert ask(session, 'go', frame=0)['type'] == 'done'
+    assert torch.equal(masks(session), clip.truth * (clip.truth == 1))
+    paint(session, 5, clip.truth[5] == 2, 2)
+    heard = []
+    session.listen = heard.append
+    assert ask(session, 'go', frame=0)['type'] == 'done'
+    assert torch.equal(masks(session), clip.truth)
+    frames = [event['index'] for event in heard if event['type'] == 'frame']
+    assert frames == [6, 7, 4, 3, 2, 1, 0], 'what is known of object 1 before frame 5 stays'
+    assert heard[-1] == dict(type='idle')
+    shares = [event['share'] for event in heard if event['type'] == 'progress']
+    assert shares[:2] == [0, 0.5] and max(shares) < 1
+    scores = session.project.data['scores']
+    assert scores[1][:3] == [None, 0.9, 0.9]
+    assert scores[2] == [0, 0, 0, 0.9, 0.9, None, 0.9, 0.9]
+
+
+def test_two_objects_given_in_different_frames_before_the_first_go(session, clip):
+    paint(session, 0, clip.truth[0] == 1, 1)
+    paint(session, 4, clip.truth[4] == 2, 2)
+    ask(session, 'go', frame=7)
+    assert torch.equal(masks(session), clip.truth)
+    assert session.project.data['taught'] == [[1], [], [], [], [2], [], [], []]
+
+
+def test_a_mended_frame_is_learned_stays_and_is_where_it_goes_on(session, clip):
+    paint(session, 0, clip.truth[0] == 1, 1)
+    ask(session, 'go', frame=0)
+    follower = session.followers[1][1]
+    ask(session, 'stroke', frame=4, id=0, size=6, points=[[12, 4], [12, 10]])
+    mended = session.project.mask(4)
+    assert mended.sum() == 30 and (clip.truth[4] == 1).sum() == 60
+    heard = []
+    session.listen = heard.append
+    ask(session, 'go', frame=2)
+    assert [event['index'] for event in heard if event['type'] == 'frame'] == [5, 6, 7]
+    assert session.followers[1][1] is follower and len(follower.taught) == 2
+    assert torch.equal(follower.taught[1], mended.byte())
+    assert torch.equal(follower.places[-1], mended == 1)
+    assert torch.equal(session.project.mask(4), mended)
+    ask(session, 'go', frame=0)
+    assert torch.equal(session.project.mask(4), mended), 'also when it is passed again'
+    assert session.followers[1][1] is follower and len(follower.taught) == 2, 'nothing new'
+    ask(session, 'undo', frame=4)
+    assert torch.equal(session.project.mask(4), clip.truth[4] * (clip.truth[4] == 1))
+    ask(session, 'go', frame=0)
+    assert session.followers[1][1] is not follower, 'what it learned is no longer true'
+
+
+def test_undo_and_redo_by_stroke(session, clip):
+    project, dots = session.project, [[10, 10], [20, 10], [30, 10]]
+    seen = [project.mask(0)]
+    for x, y in dots:
+        ask(session, 'stroke', frame=0, id=1, size=5, points=[[x, y]])
+        seen.append(project.mask(0))
+    for steps, kind in ((range(2, -1, -1), 'undo'), (range(1, 3), 'redo')):
+        for n in steps:
+            ask(session, kind, frame=0)
+            assert torch.equal(project.mask(0), seen[n])
+    ask(session, 'stroke', frame=0, id=2, size=5, points=[[5, 5]])
+    assert project.about(0)['redo'] == 0 and project.about(0)['undo'] == 3
+    for _ in range(5):
+        ask(session, 'undo', frame=0)
+    assert not project.path(0).exists() and project.about(0)['painted'] is None
+
+
+def test_what_is_painted_and_found_survives_a_kill(session, clip):
+    "Nothing is kept in memory that is not on disk: another process knows the same."
+    paint(session, 0, clip.truth[0] == 1, 1)
+    ask(session, 'go', frame=0)
+    ask(session, 'stroke', frame=3, id=0, size=4, points=[[10, 7]])
+    again = Project(clip, session.project.folder)
+    assert again.data == session.project.data and again.data['todo'] == [3]
+    told = [[p.about(i) for i in range(COUNT)] for p in (again, session.project)]
+    assert told[0] == told[1]
+    assert all(torch.equal(again.mask(i), session.project.mask(i)) for i in range(COUNT))
+
+
+def test_a_later_message_ends_what_is_computed(session, clip):
+    paint(session, 0, clip.truth[0] == 1, 1)
+    answers, seen = [], []
+
+    def listen(event):
+        seen.append(event)
+        if event['type'] == 'frame' and event['index'] == 3:
+            session.receive('{"type": "stop"}', answers.append)
+
+    session.listen = listen
+    assert ask(session, 'go', frame=0)['to'] == 'go'
+    session.worker.submit(int).result(60)
+    assert [event['index'] for event in seen if event['type'] == 'frame'] == [1, 2, 3]
+    assert seen[-1] == dict(type='idle') and answers == [dict(type='done', to='stop')]
+    session.listen = lambda event: None
+    ask(session, 'go', frame=3)
+    assert torch.equal(masks(session), clip.truth * (clip.truth == 1)), 'and Go goes on from there'
+
+
+def test_doubtful_frames(session):
+    found = session.project.found
+    for i, score in enumerate([0.9, 0.4, 0.5, 0, 0, 0.9]):
+        found(i, torch.zeros(H, W, dtype=torch.int64), {2: score})
+    told = [session.project.about(i)['doubtful'] for i in range(COUNT)]
+    assert told == [[], [2], [], [2], [], [], [], []], 'a low score, and a loss'
+
+
+def test_errors_are_answered_and_the_next_message_is_done(session, clip, monkeypatch, capsys):
+    assert ask(session, 'go', frame=0)['text'] == 'paint an object first'
+    paint(session, 0, clip.truth[0] == 1, 1)
+
+    def broken(self, image):
+        raise FloatingPointError('losses are\nnot finite')
+
+    monkeypatch.setattr(Seer, 'step', broken)
+    assert ask(session, 'go', frame=0) == dict(type='error', to='go', text='losses are not finite')
+    monkeypatch.setattr(Seer, 'step', lambda self, image: 1 / 0)
+    assert ask(session, 'go', frame=0)['text'] == 'division by zero'
+    assert 'ZeroDivisionError' in capsys.readouterr().err, 'a fault of ours is told in full'
+    assert ask(session, 'stroke', frame=0, id=1, size=3, points=[[1, 1]])['type'] == 'done'
+
+
+def test_a_folder_of_something_else_is_refused(clip, tmp_path):
+    Project(clip, tmp_path / 'mine')
+    short = type(clip)(clip[:3])
+    short.names = clip.names[:3]
+    with pytest.raises(ValueError, match='mine: belongs to another clip, of 8 frames, got .* 3'):
+        Project(short, tmp_path / 'mine')
+    (tmp_path / 'mine/project.json').write_text('{"frames": ')
+    with pytest.raises(ValueError, match='mine/project.json: no project of this version'):
+        Project(clip, tmp_path / 'mine')
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full/letter.txt').touch()
+    with pytest.raises(ValueError, match='full: expected a project or nothing in it'):
+        Project(clip, tmp_path / 'full')
+    assert [p.name for p in (tmp_path / 'full').iterdir()] == ['letter.txt']
+
+
+# ---- messages and addresses
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        None,
+        '',
+        '{',
+        '[]',
+        '3',
+        '{}',
+        '[' * 100_000,
+        '{"type": []}',
+        '{"type": "_go", "frame": 0}',
+        '{"type": "close"}',
+        '{"type": "go"}',
+        '{"type": "go", "frame": -1}',
+        '{"type": "go", "frame": 8}',
+        '{"type": "go", "frame": true}',
+        '{"type": "go", "frame": 1.0}',
+        '{"type": "go", "frame": "../../etc"}',
+        '{"type": "go", "frame": 0, "path": "/etc"}',
+        '{"type": "go", "frame": ' + '9' * 5000 + '}',
+        '{"type": "stroke", "frame": 0, "id": 10, "size": 3, "points": [[1, 1]]}',
+        '{"type": "stroke", "frame": 0, "id": 1, "size": 0, "points": [[1, 1]]}',
+        '{"type": "stroke", "frame": 0, "id": 1, "size": NaN, "points": [[1, 1]]}',
+        '{"type": "stroke", "frame": 0, "id": 1, "size": 3, "points": []}',
+        '{"type": "stroke", "frame": 0, "id": 1, "size": 3, "points": [[1, 1, 1]]}',
+        '{"type": "stroke", "frame": 0, "id": 1, "size": 3, "points": [[1, Infinity]]}',
+        '{"type": "stroke", "frame": 0, "id": 1, "size": 3, "points": [["1", 1]]}',
+        '{"type": "box", "frame": 0, "id": 1, "box": [5, 5, 5, 9]}',
+        '{"type": "box", "frame": 0, "id": 1, "box": [5, 5, 9]}',
+    ],
+)
+def test_a_message_that_is_none_is_refused(text, clip):
+    with pytest.raises(ValueError, match='expected') as error:
+        read_message(text, clip)
+    assert len(str(error.value)) < 200
+
+
+def client(session):
+    return TestClient(make_app(session, 'secret'), base_url=f'http://{LOCAL}')
+
+
+def test_addresses(session, clip):
+    with client(session) as browser:
+        page = browser.get('/secret/')
+        assert page.status_code == 200 and '<main' in page.text
+        assert "default-src 'self'" in page.headers['content-security-policy']
+        assert 'http' not in page.text, 'the page names no other address'
+        for name in ('canvas.js', 'style.css', 'frame/7', 'mask/0'):
+            assert browser.get(f'/secret/{name}').status_code == 200
+        ids = np.frombuffer(browser.get('/secret/mask/0').content, np.uint8)
+        assert ids.shape == (H * W,) and not ids.any()
+        wrong = 'frame/8', 'mask/8', 'mask/-1', 'mask/a', 'export.zip', 'project.json', 'masks/00000.png'
+        for name in wrong + ('..%2f..%2fpyproject.toml', 'canvas.js/x', 'assets/app/canvas.js'):
+            assert browser.get(f'/secret/{name}').status_code == 404, name
+        for path in ('/', '/canvas.js', '/mask/0', '/other/', '/secret2/mask/0'):
+            assert browser.get(path).status_code == 404, path
+        foreign = {'host': 'evil.example'}
+        assert browser.get('/secret/', headers=foreign).status_code == 400
+        for address in (f'ws://{LOCAL}/other/socket', 'ws://evil.example/secret/socket'):
+            with pytest.raises(WebSocketDisconnect), browser.websocket_connect(address):
+                pass
+
+
+def test_every_page_hears_and_only_the_sender_is_answered(session):
+    with client(session) as browser:
+        one = browser.websocket_connect(SOCKET)
+        two = browser.websocket_connect(SOCKET)
+        with one, two:
+            state = one.receive_json()
+            assert two.receive_json() == state and state['type'] == 'state'
+            assert (state['width'], state['height'], len(state['frames'])) == (W, H, COUNT)
+            one.send_json(dict(type='stroke', frame=2, id=5, size=4, points=[[9, 9]]))
+            heard = [one.receive_json(), two.receive_json()]
+            assert heard[0] == heard[1] and heard[0]['painted'] == [5]
+            assert one.receive_json() == dict(type='done', to='stroke')
+            two.send_json(dict(type='undo', frame=2))
+            assert two.receive_json()['painted'] is None
+            assert two.receive_json() == dict(type='done', to='undo')
+        with browser.websocket_connect(SOCKET) as late:
+            assert late.receive_json()['frames'][2]['redo'] == 1
+
+
+def fuzzed(dice):
+    "Something that looks more or less like a message."
+    odd = [None, True, -1, 10**9, 0.5, 'x', '../../up', [], {}, [[1]], float('nan'), 'ü\0\n']
+    fields = dict(
+        frame=dice.randrange(COUNT),
+        id=dice.randrange(10),
+        size=dice.uniform(1, 40),
+        points=[[dice.uniform(-50, 90), dice.uniform(-50, 90)] for _ in range(dice.randint(1, 9))],
+        box=[dice.randint(0, 20), 3, dice.randint(15, 39), 20],
+    )
+    kind = dice.choice([*module._MESSAGES, 'open', '_go', 'close'])
+    wanted = module._MESSAGES.get(kind, fields)
+    message = dict(type=kind, **{name: fields[name] for name in wanted})
+    if dice.random() < 0.5:
+        message[dice.choice([*message, 'path', 'name'])] = dice.choice([*odd, odd])
+    text = json.dumps(message)
+    if dice.random() < 0.2:
+        cut = dice.randrange(len(text))
+        text = text[:cut] + dice.choice(['', '"', '}', '\x00', '[' * 500]) + text[cut + 1 :]
+    return text
+
+
+def files_below(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if 'project' not in p.parts}
+
+
+def test_fuzzed_messages_never_end_the_server_nor_leave_the_folder(session, tmp_path, monkeypatch):
+    (tmp_path / 'beside').mkdir()
+    (tmp_path / 'beside/letter.txt').write_text('mine')
+    monkeypatch.chdir(tmp_path / 'beside')
+    monkeypatch.setattr(module, 'write_video', lambda path, images, times: list(images))
+    before, dice, kinds = files_below(tmp_path), random.Random(1), {'done': 0, 'error': 0}
+    with client(session) as browser, browser.websocket_connect(SOCKET) as page:
+        for _ in range(100):
+            for _ in range(100):
+                text = fuzzed(dice)
+                if dice.random() < 0.05:
+                    page.send_bytes(text.encode())
+                else:
+                    page.send_text(text)
+            answers = 0
+            while answers < 100:
+                event = page.receive_json()
+                if event['type'] in kinds:
+                    answers += 1
+                    kinds[event['type']] += 1
+        assert browser.get('/secret/mask/0').status_code == 200
+        page.send_json(dict(type='stroke', frame=0, id=1, size=500, points=[[5, 5]]))
+        while page.receive_json() != dict(type='done', to='stroke'):
+            pass
+    assert (session.project.mask(0) == 1).all()
+    assert kinds['done'] > 1000 and kinds['error'] > 1000, kinds
+    assert files_below(tmp_path) == before, 'nothing beside the project was touched'
+    known = {f'{name}.png' for name in session.project.clip.names}
+    known |= {'project.json', 'masks', 'base', 'export', 'export.zip', 'project'}
+    assert {p.name for p in session.project.folder.rglob('*')} <= known
+
+
+# ---- the command
+
+
+def test_the_command_names_what_is_wrong(tmp_path, monkeypatch):
+    def refused(*words):
+        done = invoke(['app', *words, '--no-browse'])
+        assert done.exit_code == 1 and done.stdout == ''
+        return done.stderr.strip().splitlines()[-1]
+
+    assert 'nowhere' in refused(str(tmp_path / 'nowhere'))
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full/letter.txt').touch()
+    assert 'expected a project' in refused('--out', str(tmp_path / 'full'))
+    monkeypatch.setitem(sys.modules, 'uvicorn', None)
+    assert refused() == (
+        "eosvos: import of uvicorn halted; None in sys.modules: "
+        "install the extra, pip install 'eosvos[app]'"
+    )
