@@ -1,13 +1,13 @@
 "The page to paint on: what strokes become, what survives, and a person at work in a real browser."
 
+import asyncio
 import json
 import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,11 +19,10 @@ from starlette.websockets import WebSocketDisconnect
 
 from eosvos import app as module
 from eosvos.app import Session, make_app, read_message
-from eosvos.core import DEMO, PALETTE, demo_frame
-from eosvos.follow import load
+from eosvos.core import DEMO, demo_frame
 from eosvos.metrics import jaccard
 from eosvos.painting import Project, draw, mask_runs
-from eosvos.video import open_clip, read_mask, write_video
+from eosvos.video import open_clip, read_mask
 
 H, W, COUNT = 24, 40, 8
 LOCAL = '127.0.0.1'
@@ -341,8 +340,8 @@ def test_addresses(session, clip):
             assert browser.get(f'/secret/{name}').status_code == 200
         ids = np.frombuffer(browser.get('/secret/mask/0').content, np.uint8)
         assert ids.shape == (H * W,) and not ids.any()
-        wrong = 'frame/8', 'mask/8', 'mask/-1', 'mask/a', 'export.zip', 'project.json', 'masks/00000.png'
-        for name in wrong + ('..%2f..%2fpyproject.toml', 'canvas.js/x', 'assets/app/canvas.js'):
+        wrong = 'frame/8', 'mask/8', 'mask/-1', 'mask/a', 'export.zip', 'canvas.js/x', 'app.py'
+        for name in wrong + ('..%2f..%2fpyproject.toml', 'project.json', 'masks/00000.png'):
             assert browser.get(f'/secret/{name}').status_code == 404, name
         for path in ('/', '/canvas.js', '/mask/0', '/other/', '/secret2/mask/0'):
             assert browser.get(path).status_code == 404, path
@@ -385,7 +384,7 @@ def fuzzed(dice):
     kind = dice.choice([*module._MESSAGES, 'open', '_go', 'close'])
     wanted = module._MESSAGES.get(kind, fields)
     message = dict(type=kind, **{name: fields[name] for name in wanted})
-    if dice.random() < 0.5:
+    if dice.random() < 0.8:
         message[dice.choice([*message, 'path', 'name'])] = dice.choice([*odd, odd])
     text = json.dumps(message)
     if dice.random() < 0.2:
@@ -398,32 +397,44 @@ def files_below(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if 'project' not in p.parts}
 
 
+async def talk(session, messages):
+    "Send messages to the socket as a server would, and return what comes back."
+    app, inbox, heard = make_app(session, 'secret'), asyncio.Queue(), []
+    answered = asyncio.Semaphore(0)
+
+    async def send(event):
+        heard.append(json.loads(event.get('text', '{}')))
+        if heard[-1].get('type') in ('done', 'error'):
+            answered.release()
+
+    headers = [(b'host', LOCAL.encode())]
+    scope = dict(type='websocket', path='/secret/socket', headers=headers, query_string=b'')
+    async with app.router.lifespan_context(app):
+        inbox.put_nowait(dict(type='websocket.connect'))
+        page = asyncio.create_task(app(scope | dict(root_path=''), inbox.get, send))
+        for n, message in enumerate(messages):
+            inbox.put_nowait(dict(type='websocket.receive') | message)
+            if n % 50 == 49:
+                for _ in range(50):
+                    await answered.acquire()
+        inbox.put_nowait(dict(type='websocket.disconnect', code=1001))
+        await page
+    return heard
+
+
 def test_fuzzed_messages_never_end_the_server_nor_leave_the_folder(session, tmp_path, monkeypatch):
     (tmp_path / 'beside').mkdir()
     (tmp_path / 'beside/letter.txt').write_text('mine')
     monkeypatch.chdir(tmp_path / 'beside')
     monkeypatch.setattr(module, 'write_video', lambda path, images, times: list(images))
-    before, dice, kinds = files_below(tmp_path), random.Random(1), {'done': 0, 'error': 0}
-    with client(session) as browser, browser.websocket_connect(SOCKET) as page:
-        for _ in range(100):
-            for _ in range(100):
-                text = fuzzed(dice)
-                if dice.random() < 0.05:
-                    page.send_bytes(text.encode())
-                else:
-                    page.send_text(text)
-            answers = 0
-            while answers < 100:
-                event = page.receive_json()
-                if event['type'] in kinds:
-                    answers += 1
-                    kinds[event['type']] += 1
-        assert browser.get('/secret/mask/0').status_code == 200
-        page.send_json(dict(type='stroke', frame=0, id=1, size=500, points=[[5, 5]]))
-        while page.receive_json() != dict(type='done', to='stroke'):
-            pass
-    assert (session.project.mask(0) == 1).all()
-    assert kinds['done'] > 1000 and kinds['error'] > 1000, kinds
+    before, dice = files_below(tmp_path), random.Random(1)
+    texts = [fuzzed(dice) for _ in range(9_999)]
+    messages = [{dice.choice(['text'] * 20 + ['bytes']): text} for text in texts]
+    flood = dict(type='stroke', frame=0, id=1, size=500, points=[[5, 5]])
+    heard = asyncio.run(talk(session, [*messages, dict(text=json.dumps(flood))]))
+    kinds = Counter(event.get('type') for event in heard)
+    assert kinds['done'] + kinds['error'] == 10_000 and min(kinds['done'], kinds['error']) > 1000
+    assert (session.project.mask(0) == 1).all(), 'the last message was done like any other'
     assert files_below(tmp_path) == before, 'nothing beside the project was touched'
     known = {f'{name}.png' for name in session.project.clip.names}
     known |= {'project.json', 'masks', 'base', 'export', 'export.zip', 'project'}
@@ -448,3 +459,263 @@ def test_the_command_names_what_is_wrong(tmp_path, monkeypatch):
         "eosvos: import of uvicorn halted; None in sys.modules: "
         "install the extra, pip install 'eosvos[app]'"
     )
+
+
+# ---- a person at work, in a real browser
+
+FRAMES = 7
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))), None)
+WATCH = """() => {
+    window.said = [];
+    const see = () => window.said.push(window.eosvos.status.textContent);
+    new MutationObserver(see).observe(window.eosvos.status, { childList: true });
+}"""
+SERVE = """import sys
+from dataclasses import replace
+from eosvos.app import serve
+from eosvos.follow import load, variant
+tracker = load('small', 'cpu')
+serve(*sys.argv[1:], replace(tracker, config=variant('e-osvos-3', tracker.config)), browse=False)
+"""
+
+
+@pytest.fixture(scope='module')
+def browser():
+    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    if not CHROMIUM:
+        pytest.skip('there is no Chromium to open the page in')
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def served(clip, folder):
+    "The address of a server in a process of its own, and that process."
+    command = [sys.executable, '-c', SERVE, clip, folder]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stderr.readline().strip(), process
+        finally:
+            process.kill()
+
+
+class Person:
+    "Somebody in front of the page; notes what it asks for and what goes wrong."
+
+    def __init__(self, browser, address, **options):
+        from playwright.sync_api import expect
+
+        expect.set_options(timeout=120_000)
+        self.expect, self.address, self.faults, self.asked = expect, address, [], []
+        self.page = browser.new_page(**options)
+        self.page.on('pageerror', lambda error: self.faults.append(str(error)))
+        self.page.on('request', lambda request: self.asked.append(request.url))
+        self.page.on('websocket', lambda socket: self.asked.append('http' + socket.url[2:]))
+        self.open()
+
+    def open(self):
+        self.page.goto(self.address)
+        self.sees('#number', f'1 of {FRAMES}')
+        self.settles()
+
+    def sees(self, where, text):
+        self.expect(self.page.locator(where)).to_have_text(text)
+
+    def settles(self):
+        "Wait until the page has shown what the server knows."
+        for _ in range(600):
+            if self.page.evaluate(
+                '(({ painter, loading, unanswered }) => painter?.image && !loading && !unanswered)'
+                '(window.eosvos)'
+            ):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError('the page does not settle')
+
+    def ids(self):  # (H, W) as the page shows them
+        self.settles()
+        ids, width = self.page.evaluate(
+            '[Array.from(window.eosvos.painter.ids), window.eosvos.painter.width]'
+        )
+        return np.reshape(ids, (-1, width))
+
+    def paint(self, points, size=None):  # pixels of the frame
+        canvas = self.page.locator('#stage canvas')
+        box = canvas.bounding_box()
+        scale = box['width'] / 640
+        if size:
+            slider = self.page.get_by_label('Width', exact=True)
+            slider.fill(str(size))
+        for n, (x, y) in enumerate(points):
+            self.page.mouse.move(box['x'] + x * scale, box['y'] + y * scale, steps=3 if n else 1)
+            if not n:
+                self.page.mouse.down()
+        self.page.mouse.up()
+        self.settles()
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.settles()
+
+    def goes(self):
+        self.page.click('#go')
+        self.sees('#go', 'Stop')
+        self.sees('#go', 'Go')
+        self.settles()
+
+
+def by_hand(mask, size):
+    "Strokes as a person would fill a shape: from side to side, half a brush from its edge."
+    r, (rows, _) = size / 2, np.nonzero(mask)
+    for y in np.linspace(rows.min() + r, rows.max() + 1 - r, 5):
+        columns = np.flatnonzero(mask[int(y)])
+        left, right = columns.min() + r, columns.max() + 1 - r
+        yield [(min(left, right), y), (max(left, right), y)]
+
+
+@pytest.fixture(scope='module')
+def cup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('clips') / 'cup'
+    folder.mkdir()
+    for file in sorted((DEMO / 'frames').iterdir())[:FRAMES]:
+        shutil.copy(file, folder)
+    return folder
+
+
+def test_a_person_paints_goes_mends_and_exports(browser, cup, tmp_path):
+    project = tmp_path / 'cup.eosvos'
+    true = [(demo_frame(i)[1] == 1).numpy() for i in range(FRAMES)]
+    with served(cup, project) as (address, process):
+        person = Person(browser, address)
+        page = person.page
+        assert '127.0.0.1' in address and not person.ids().any()
+        # paint, erase, undo, redo
+        for stroke in by_hand(true[0], 30):
+            person.paint(stroke, 30)
+        painted = person.ids()
+        page.screenshot(path='/tmp/app/t.png')
+        assert jaccard(painted == 1, true[0]) > 0.85
+        assert np.array_equal(read_mask(project / 'masks/00000.png', binary=False), painted)
+        person.paint([(60, 60), (160, 90)])
+        assert (person.ids() == 1)[60, 60]
+        page.get_by_label('Eraser').click()
+        person.paint([(50, 55), (170, 95)], 60)
+        assert np.array_equal(person.ids(), painted)
+        person.press('Control+z', 'Control+z')
+        assert np.array_equal(person.ids(), painted)
+        person.press('2')
+        person.paint([(300, 50)], 40)
+        assert (person.ids()[35:65, 300] == 2).all()
+        person.press('Control+z')
+        # go, and masks arrive
+        person.goes()
+        person.sees('#number', f'{FRAMES} of {FRAMES}')
+        assert jaccard(person.ids() == 1, true[-1]) > 0.8
+        # mend a frame, and go on from there
+        person.press('Home', 'ArrowRight', 'ArrowRight')
+        person.sees('#number', f'3 of {FRAMES}')
+        before = person.ids()
+        person.press('b', '1')
+        for stroke in by_hand(true[2], 24):
+            person.paint(stroke, 24)
+        mended = person.ids()
+        assert np.array_equal((mended != before), (mended == 1) & (before != 1))
+        page.evaluate(WATCH)
+        person.goes()
+        said = page.evaluate('window.said')
+        for text in ('Learning object 1: step 3 of 3', 'Following: frame 4 of 4'):
+            assert any(line.startswith(text) for line in said), said
+        # a reload in the middle, a second tab, a killed server
+        other = Person(browser, address)
+        page.reload()
+        person.sees('#status', 'Welcome back.')
+        for who in (person, other):
+            who.press('Home', 'ArrowRight', 'ArrowRight')
+            assert np.array_equal(who.ids(), mended)
+        other.paint([(20, 20)], 30)
+        assert (person.ids() == other.ids()).all() and person.ids()[20, 20] == 1
+        person.press('Control+z')
+        process.kill()
+        person.expect(page.locator('#status')).to_contain_text('No connection')
+        person.expect(page.locator('#go')).to_be_disabled()
+    for who in (person, other):
+        assert not who.faults and all(url.startswith(address) for url in who.asked), who.asked
+        who.page.close()
+    with served(cup, project) as (address, _):
+        person = Person(browser, address)
+        person.press('ArrowRight', 'ArrowRight')
+        assert np.array_equal(person.ids(), mended)
+        person.page.click('#export')
+        person.expect(person.page.locator('#status a')).to_have_text('Download')
+        with person.page.expect_download() as download:
+            person.page.click('#status a')
+        assert download.value.suggested_filename == 'cup.zip'
+        person.press('Home')
+        for i in range(FRAMES):
+            ids = read_mask(project / f'export/cup/{i:05d}.png', binary=False).numpy()
+            assert np.array_equal(person.ids(), ids), 'what the page shows is what is written'
+            assert jaccard(ids == 1, true[i]) >= 0.8
+            person.press('ArrowRight')
+        assert len(open_clip(project / 'export/cup.mp4')) == FRAMES
+        assert not person.faults
+        person.page.close()
+
+
+def test_box_phone_and_keyboard(browser, cup, tmp_path):
+    with served(cup, tmp_path / 'cup.eosvos') as (address, _):
+        person = Person(browser, address, viewport=dict(width=390, height=844), has_touch=True)
+        page, true = person.page, (demo_frame()[1] == 1).numpy()
+        assert page.evaluate('document.documentElement.scrollWidth') <= 390
+        for button in page.locator('button').all():
+            box = button.bounding_box()
+            assert box['x'] >= 0 and box['x'] + box['width'] <= 390 and box['height'] >= 36
+        rows, columns = np.nonzero(true)
+        person.press('r')
+        ends = (columns.min() - 4, rows.min() - 4), (columns.max() + 5, rows.max() + 5)
+        person.paint(ends)
+        assert jaccard(person.ids() == 1, true) > 0.9, 'drawn by the model'
+        # without a mouse: nine is a colour, brackets the size, Enter a dab, Space begins and ends
+        person.press('Control+z', '9', 'b', ']', ']')
+        page.locator('#stage canvas').focus()
+        person.press('Shift+ArrowLeft', 'Shift+ArrowUp', 'Enter')
+        ids = person.ids()
+        size = page.evaluate('window.eosvos.painter.size')
+        centre = 320 - size / 2, 180 - size / 2
+        assert np.array_equal(ids == 9, disc(*centre, size / 2, ids.shape))
+        page.evaluate('document.activeElement.blur()')
+        person.press('Space')
+        person.sees('#go', 'Stop')
+        person.press('Space')
+        person.sees('#go', 'Go')
+        person.press('End', 'ArrowLeft')
+        person.sees('#number', f'{FRAMES - 1} of {FRAMES}')
+        assert not person.faults
+        page.close()
+
+
+def test_both_sides_draw_the_same_pixels(browser, cup, tmp_path):
+    dice = random.Random(3)
+    strokes = [
+        dict(
+            id=dice.randrange(10),
+            size=dice.choice([1, 2, 3.5, 9, 20]),
+            points=[[dice.randrange(-80, 400) / 8, dice.randrange(-80, 280) / 8] for _ in range(n)],
+        )
+        for n in [1, 2, 3, 5] * 10
+    ]
+    code = """async ([strokes, width, height]) => {
+        const { draw } = await import('./canvas.js'), ids = new Uint8Array(width * height);
+        return strokes.map((stroke) => {
+            draw(ids, width, height, stroke);
+            return Array.from(ids);
+        });
+    }"""
+    with served(cup, tmp_path / 'cup.eosvos') as (address, _):
+        person = Person(browser, address)
+        theirs = person.page.evaluate(code, [strokes, W, H])
+        person.page.close()
+    for n, ids in enumerate(theirs, 1):
+        assert np.array_equal(np.reshape(ids, (H, W)), drawn(*strokes[:n])), strokes[n - 1]

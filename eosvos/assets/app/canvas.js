@@ -42,6 +42,7 @@ export class Painter {
       width, height, className: 'canvas', tabIndex: 0, role: 'application',
       'aria-label': 'The frame to paint on; Shift and arrows move the brush, Enter presses it',
     });
+    this.canvas.style.setProperty('--ratio', width / height);
     this.mask = Object.assign(document.createElement('canvas'), { width, height });
     this.bar = make('div', root, { className: 'row', role: 'toolbar', 'aria-label': 'Tools' });
     this.buttons = {};
@@ -87,10 +88,8 @@ export class Painter {
     const { canvas } = this;
     const at = (event) => {
       const box = canvas.getBoundingClientRect();
-      const scale = Math.max(this.width / box.width, this.height / box.height);  // it is contained
-      const x = (event.clientX - box.left - box.width / 2) * scale + this.width / 2;
-      const y = (event.clientY - box.top - box.height / 2) * scale + this.height / 2;
-      return [x, y].map((value) => Math.round(8 * value) / 8);
+      const scale = this.width / box.width, { clientX, clientY } = event;
+      return [clientX - box.left, clientY - box.top].map((o) => Math.round(8 * o * scale) / 8);
     };
     canvas.onpointerdown = (event) => {
       if (event.button || this.locked) return;
