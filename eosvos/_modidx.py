@@ -244,6 +244,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'eosvos.painting.Project.starts': ('painting.html#project.starts', 'eosvos/painting.py'),
                                  'eosvos.painting.draw': ('painting.html#draw', 'eosvos/painting.py'),
                                  'eosvos.painting.mask_runs': ('painting.html#mask_runs', 'eosvos/painting.py'),
+                                 'eosvos.painting.paint_frame': ('painting.html#paint_frame', 'eosvos/painting.py'),
                                  'eosvos.painting.propose': ('painting.html#propose', 'eosvos/painting.py')},
             'eosvos.parent': { 'eosvos.parent.ParentConfig': ('parent.html#parentconfig', 'eosvos/parent.py'),
                                'eosvos.parent.ParentRun': ('parent.html#parentrun', 'eosvos/parent.py'),

@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -32,7 +31,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from .core import DEMO, as_value_error, overlay
 from .follow import Follower, Tracker, _merge, load
-from .painting import MOST_ID, Project, mask_runs, propose
+from .painting import ASSETS, MOST_ID, Project, mask_runs, propose
 from .video import Clip, open_clip, write_mask, write_video
 
 # %% ../nbs/9w_app.ipynb #a8120015
@@ -264,7 +263,6 @@ def read_message(
     return message
 
 # %% ../nbs/9w_app.ipynb #a8120019
-_ASSETS = Path(str(files('eosvos') / 'assets/app'))
 _HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' data:; base-uri 'none'",
     'Referrer-Policy': 'no-referrer',
@@ -300,7 +298,7 @@ def make_app(
         await asyncio.to_thread(session.close)
 
     def asset(name):
-        path = _ASSETS / (name or 'index.html')
+        path = ASSETS / (name or 'index.html')
         return Route(f'/{name}', lambda _: FileResponse(path, headers=_HEADERS))
 
     def index(request):

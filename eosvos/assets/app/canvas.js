@@ -445,3 +445,35 @@ class Page {
 }
 
 if (document.querySelector('#eosvos #stage')) window.eosvos = new Page();
+
+// ---- the widget of a notebook, which anywidget renders: its model holds a picture and the strokes
+
+export default {
+  async render({ model, el }) {
+    el.classList.add('eosvos');
+    const [width, height] = model.get('size'), undone = [];
+    const keep = (strokes) => { model.set('strokes', strokes); model.save_changes(); };
+    const painter = new Painter(el, width, height, {
+      stroke: (stroke) => { undone.length = 0; keep([...model.get('strokes'), stroke]); },
+      undo: () => {
+        undone.push(...model.get('strokes').slice(-1));
+        keep(model.get('strokes').slice(0, -1));
+      },
+      redo: () => keep([...model.get('strokes'), ...undone.splice(-1)]),
+    });
+    const replay = () => {
+      const ids = new Uint8Array(width * height);
+      for (const stroke of model.get('strokes')) draw(ids, width, height, stroke);
+      painter.show(undefined, ids);
+    };
+    model.on('change:strokes', replay);
+    el.addEventListener('keydown', (event) => {
+      if (!painter.key(event)) return;
+      event.preventDefault();
+      event.stopPropagation();  // the notebook has other plans with these keys
+    });
+    painter.show(await createImageBitmap(new Blob([model.get('picture')], { type: 'image/jpeg' })));
+    replay();
+    return () => model.off('change:strokes', replay);
+  },
+};
