@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -724,3 +726,56 @@ def test_both_sides_draw_the_same_pixels(browser, address):
     person.page.close()
     for n, ids in enumerate(theirs, 1):
         assert np.array_equal(np.reshape(ids, (H, W)), drawn(*strokes[:n])), strokes[n - 1]
+
+
+# ---- the widget, in JupyterLab
+
+
+def test_a_frame_painted_in_a_notebook_is_a_tensor_in_the_next_cell(browser, tmp_path):
+    nbformat = pytest.importorskip('nbformat')
+    cells = [
+        'from eosvos.core import demo_frame\nfrom eosvos.painting import paint_frame\n'
+        'frame = paint_frame(demo_frame()[0])\nframe',
+        'from eosvos.video import write_mask\n'
+        'write_mask("painted.png", frame.ids)\nframe.ids.shape',
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(o) for o in cells])
+    notebook.metadata.kernelspec = dict(name='python3', display_name='python3')
+    nbformat.write(notebook, tmp_path / 'mine.ipynb')
+    command = [sys.executable, '-m', 'jupyter', 'lab', '--no-browser', '--allow-root', '--port=0']
+    command += ['--IdentityProvider.token=secret', f'--ServerApp.root_dir={tmp_path}']
+    names = [f'JUPYTER_{name}_DIR' for name in ('DATA', 'CONFIG', 'RUNTIME')]
+    own = os.environ | {name: str(tmp_path / name) for name in names}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=own) as server:
+        try:
+            line = next(line for line in server.stderr if 'http://127.0.0.1' in line)
+            port = re.search(r'127\.0\.0\.1:(\d+)', line)[1]
+            page, asked = browser.new_page(), []
+            page.on('request', lambda request: asked.append(request.url))
+            page.goto(f'http://127.0.0.1:{port}/lab/tree/mine.ipynb?token=secret')
+            page.set_default_timeout(120_000)
+            page.locator('.jp-Cell textarea, .jp-Cell .cm-content').first.click()
+            page.keyboard.press('Shift+Enter')
+            canvas = page.locator('.eosvos canvas')
+            canvas.wait_for()
+            page.wait_for_timeout(1000)
+            box = canvas.bounding_box()
+            scale = box['width'] / 640
+            page.mouse.move(box['x'] + 200 * scale, box['y'] + 100 * scale)
+            page.mouse.down()
+            page.mouse.move(box['x'] + 300 * scale, box['y'] + 100 * scale, steps=4)
+            page.mouse.up()
+            page.locator('.eosvos').get_by_label('Object 3').click()
+            page.mouse.click(box['x'] + 500 * scale, box['y'] + 250 * scale)
+            page.keyboard.press('Control+z')
+            page.keyboard.press('Control+y')
+            page.locator('.jp-Cell .cm-content').nth(1).click()
+            page.keyboard.press('Shift+Enter')
+            page.get_by_text('torch.Size([360, 640])').wait_for()
+            page.close()
+        finally:
+            server.terminate()
+    ids = read_mask(tmp_path / 'painted.png', binary=False)
+    assert ids.unique().tolist() == [0, 1, 3] and (ids[100, 200:300] == 1).all()
+    assert ids[250, 500] == 3
+    assert all(re.match(r'(https?|wss?)://127\.0\.0\.1:|data:|blob:', url) for url in asked)
