@@ -23,6 +23,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'eosvos.app._Stopped': ('app.html#_stopped', 'eosvos/app.py'),
                             'eosvos.app._number': ('app.html#_number', 'eosvos/app.py'),
                             'eosvos.app._numbers': ('app.html#_numbers', 'eosvos/app.py'),
+                            'eosvos.app.how_sure': ('app.html#how_sure', 'eosvos/app.py'),
                             'eosvos.app.make_app': ('app.html#make_app', 'eosvos/app.py'),
                             'eosvos.app.read_message': ('app.html#read_message', 'eosvos/app.py'),
                             'eosvos.app.serve': ('app.html#serve', 'eosvos/app.py')},

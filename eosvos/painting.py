@@ -79,7 +79,7 @@ def mask_runs(
 
 # %% ../nbs/8w_painting.ipynb #a8110011
 MOST_ID = 9  # of an object: one key each
-_DOUBT = 0.5  # a lower score marks a frame as doubtful
+_DOUBT = 0.6  # whatever is less sure marks a frame as doubtful
 
 
 class Project:
