@@ -159,10 +159,12 @@ class Session:
         for k in starts:
             if starts[k] in todo:  # what was found backwards from there is out of date
                 scores[k][: starts[k]] = [None] * starts[k]
+        missing = {k: [i for i in range(starts[k]) if scores[k][i] is None] for k in starts}
+        if origin == count - 1 and not any(missing.values()):
+            raise ValueError('nothing comes after this frame: go back to where to go on')
         followers = {k: self._follower(k) for k in starts}
         project.data['todo'] = []
         self._sweep(followers, starts, origin, range(origin + 1, count))
-        missing = {k: [i for i in range(starts[k]) if scores[k][i] is None] for k in starts}
         before = {k: follower for k, follower in followers.items() if missing[k]}
         if before:
             origin = max(max(missing[k]) for k in before) + 1

@@ -8,6 +8,7 @@ __all__ = ['MOST_ID', 'ASSETS', 'draw', 'propose', 'mask_runs', 'Project', 'pain
 # %% ../nbs/8w_painting.ipynb #a8110004
 import json
 import shutil
+from hashlib import sha256
 from importlib.resources import files
 from io import BytesIO
 from itertools import pairwise
@@ -92,7 +93,8 @@ class Project:
     ):
         self.clip, self.folder, self.file = clip, Path(folder), Path(folder) / 'project.json'
         count = len(clip)
-        about = dict(frames=clip.names, size=list(clip.size))
+        first = sha256(clip[0].numpy().tobytes()).hexdigest()  # two videos may be named alike
+        about = dict(frames=clip.names, size=list(clip.size), first_frame=first)
         fresh = about | dict(
             strokes=[[] for _ in clip.names],
             undone=[[] for _ in clip.names],
@@ -103,11 +105,12 @@ class Project:
         if self.file.exists():
             with as_value_error(f'{self.file}: no project of this version', ValueError):
                 self.data = json.loads(self.file.read_text())
-            if any(self.data.get(key) != value for key, value in about.items()):
-                raise ValueError(
-                    f'{folder}: belongs to another clip, of {len(self.data.get("frames", []))} '
-                    f'frames, got one of {count}; name another folder with --out'
-                )
+            for key, value in about.items():
+                if self.data.get(key) != value:
+                    raise ValueError(
+                        f'{folder}: belongs to another clip, with {key} '
+                        f'{self.data.get(key)!r:.40}, got {value!r:.40}; name another folder'
+                    )
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(f'{folder}: expected a project or nothing in it; name another folder')
         else:
@@ -170,8 +173,10 @@ class Project:
         for k, score in scores.items():
             self.data['scores'][k][index] = round(score, 3)
         if self.data['strokes'][index]:
-            base, free = self.mask(index, 'base'), self.mask(index) == 0
-            write_mask(self.path(index, 'base'), torch.where(free & (ids > 0), ids, base))
+            taught = torch.tensor(self.data['taught'][index])
+            joins = (ids > 0) & (self.mask(index) == 0) & ~torch.isin(ids, taught)
+            base = self.mask(index, 'base')
+            write_mask(self.path(index, 'base'), torch.where(joins, ids, base))
             self.paint(index)
         else:
             write_mask(self.path(index), ids)

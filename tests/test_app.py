@@ -178,6 +178,16 @@ def test_two_objects_given_in_different_frames_before_the_first_go(session, clip
     assert session.project.data['taught'] == [[1], [], [], [], [2], [], [], []]
 
 
+def test_what_is_painted_stays_as_it_is_painted(session, clip):
+    "In frame 4 the object is painted smaller than it would be found."
+    paint(session, 0, clip.truth[0] == 1, 1)
+    smaller = (clip.truth[4] == 1) & (torch.arange(W) < 14)
+    paint(session, 4, smaller, 1)
+    ask(session, 'go', frame=0)
+    assert torch.equal(session.project.mask(4) == 1, smaller) and len(session.followers[1][0]) == 2
+    assert ask(session, 'go', frame=7)['text'].startswith('nothing comes after this frame')
+
+
 def test_a_mended_frame_is_learned_stays_and_is_where_it_goes_on(session, clip):
     paint(session, 0, clip.truth[0] == 1, 1)
     ask(session, 'go', frame=0)
@@ -277,8 +287,11 @@ def test_a_folder_of_something_else_is_refused(clip, tmp_path):
     Project(clip, tmp_path / 'mine')
     short = type(clip)(clip[:3])
     short.names = clip.names[:3]
-    with pytest.raises(ValueError, match='mine: belongs to another clip, of 8 frames, got .* 3'):
+    with pytest.raises(ValueError, match='mine: belongs to another clip, with frames .*, got'):
         Project(short, tmp_path / 'mine')
+    clip[0] = clip[0] / 2
+    with pytest.raises(ValueError, match="mine: belongs to another clip, with first_frame '.*, got '"):
+        Project(clip, tmp_path / 'mine')
     (tmp_path / 'mine/project.json').write_text('{"frames": ')
     with pytest.raises(ValueError, match='mine/project.json: no project of this version'):
         Project(clip, tmp_path / 'mine')

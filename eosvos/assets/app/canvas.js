@@ -181,8 +181,9 @@ export class Painter {
     for (let n = 0; n < ids.length; n++) {
       const id = ids[n];
       if (!id) continue;
-      const rim = [n - 1, n + 1, n - width, n + width].some((other) => ids[other] !== id);
-      words[n] = rim ? 0xffffffff : TINTS[id];
+      const inside = ids[n - 1] === id && ids[n + 1] === id
+        && ids[n - width] === id && ids[n + width] === id;
+      words[n] = inside ? TINTS[id] : 0xffffffff;
     }
     this.mask.getContext('2d').putImageData(pixels, 0, 0);
     this.paint();
@@ -346,8 +347,11 @@ class Page {
         else if (!this.painter.points && !this.unanswered) this.painter.show(image, ids);
         else this.painter.show(image);
       } while (this.again);
-    } catch { /* the socket tells when the server is gone */ }
-    this.loading = false;
+    } catch (error) {
+      if (this.socket.readyState === WebSocket.OPEN) throw error;  // else its end is told already
+    } finally {
+      this.loading = false;
+    }
   }
 
   async picture(index) {
