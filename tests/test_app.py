@@ -290,7 +290,7 @@ def test_a_folder_of_something_else_is_refused(clip, tmp_path):
     with pytest.raises(ValueError, match='mine: belongs to another clip, with frames .*, got'):
         Project(short, tmp_path / 'mine')
     clip[0] = clip[0] / 2
-    with pytest.raises(ValueError, match="mine: belongs to another clip, with first_frame '.*, got '"):
+    with pytest.raises(ValueError, match="belongs to another clip, with first_frame '.*, got '"):
         Project(clip, tmp_path / 'mine')
     (tmp_path / 'mine/project.json').write_text('{"frames": ')
     with pytest.raises(ValueError, match='mine/project.json: no project of this version'):
