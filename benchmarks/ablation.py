@@ -98,7 +98,7 @@ STARTS = {
 def rows() -> dict[str, tuple[str, list[str]]]:
     """Name of a row -> the folder of its weights, and the arguments of `eosvos benchmark`.
 
-    In these `search` stands for the best rate, `parent` for the parent's weights.
+    In these `search` stands for the best rate; `NAME+parent` is the parent with the rates of NAME.
     """
     found = {'zero-shot': ('parent', ['--variant', 'e-osvos-0'])}
     for t in 10, 50, 100:
@@ -117,7 +117,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
         for t in 0, 50, 100:
             found[f'{name}-{t}'] = name, ['--variant', f'e-osvos-{t}']
         found[f'{name}-10-start'] = name, ['--variant', 'e-osvos-10', '--lr', 'search']
-        found[f'{name}-10-rates'] = name, ['--variant', 'e-osvos-10', '--init', 'parent']
+        found[f'{name}-10-rates'] = f'{name}+parent', ['--variant', 'e-osvos-10']
         found[f'{name}-10-no-boxes'] = name, ['--variant', 'e-osvos-10', '--extra-boxes', '0']
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
         found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--nearness', '0']
@@ -135,6 +135,13 @@ def with_lovasz(file: Path, new: Path) -> Path:  # the new file
     "The same weights, to be trained on with the Lovász loss."
     model, config = load_model(file)
     save_weights(model, replace(config, roi=replace(config.roi, mask_loss='hinge')), new)
+    return new
+
+
+def with_rates(file: Path, learned: Path, new: Path) -> Path:  # the new file
+    "The same weights with the learning rates of another file."
+    model, config = load_model(file)
+    save_weights(model, config, new, rates=load_rates(learned))
     return new
 
 
@@ -207,12 +214,13 @@ def measure(row: str, weights: str, options: list[str], data: Path, runs: Path) 
     missing = [name for name in sets if not (RESULTS / name / f'{row}.json').exists()]
     if not missing:
         return
-    model = train(weights, data, runs)
-    found = dict(
-        parent=lambda: train('parent', data, runs),
-        search=lambda: search(model, options[1].split('-')[2], data),
-    )
-    options = [found[o]() if o in found else o for o in options]
+    name, _, start = weights.partition('+')
+    model = train(name, data, runs)
+    if start:
+        model = with_rates(train(start, data, runs), model, runs / f'{weights}.safetensors')
+    if 'search' in options:
+        best = search(model, options[1].split('-')[2], data)
+        options = [best if o == 'search' else o for o in options]
     for name in missing:
         print(f'{name} {row}', flush=True)
         out = runs / 'ablation' / name / row

@@ -26,10 +26,10 @@ from tyro.conf import Positional, arg
 from . import train as training
 from . import weights as files
 from .benchmark import find_sequences, run_benchmark, submit
-from .core import DEMO, overlay
+from .core import DEMO, overlay, write_then_rename
 from .follow import SegmentConfig, load, write_results
 from .follow import variant as named_variant
-from .metrics import evaluate, plot_over_time, write_csv
+from .metrics import evaluate, write_csv
 from .runs import Processes, own_device
 from .video import VOID, first_masks, open_clip, read_mask
 
@@ -48,9 +48,9 @@ def _objects_line(given):  # frame number to id map (H, W)
     return line
 
 
-def _tracker(command, device, init=None):
+def _tracker(command, device):
     "The tracker that a command describes."
-    tracker = load(command.model, device, init)
+    tracker = load(command.model, device)
     rates = tracker.rates if command.lr is None else command.lr
     return replace(tracker, config=command.config, rates=rates)
 
@@ -105,7 +105,6 @@ class _Evaluate:
     predictions: Positional[Path]  # <sequence>/<frame>.png, or the folder of one sequence
     annotations: Positional[Path]  # the true masks, laid out in the same way
     csv: Path | None = None  # folder for global_results.csv and per-sequence_results.csv
-    plot: Path | None = None  # picture of J and F of each object over time (.png, .svg or .pdf)
     # frames that count: 'davis', but first and last; 'youtube-vos', after an object's first
     protocol: str = 'davis'
     workers: int = 1  # processes that score
@@ -113,14 +112,12 @@ class _Evaluate:
 
     def run(self):
         options = dict(vars(self))
-        csv, plot = options.pop('csv'), options.pop('plot')
+        csv = options.pop('csv')
         result = evaluate(**options)
         # a [ in a name is just a [
         Console(force_jupyter=False, markup=False, emoji=False).print(_score_table(result))
         if csv:
             write_csv(result, csv)
-        if plot:
-            plot_over_time(result, plot)
 
 # %% ../nbs/7w_cli.ipynb #e64865f2
 @dataclass
@@ -135,31 +132,31 @@ class _Benchmark:
     config: _Following
     variant: str = 'e-osvos-10'  # e-osvos-T or e-osvos-T-ona: T steps, with online adaptation
     model: str = 'small'  # 'small' (shipped) or a file of weights
-    init: str | None = None  # weights to start from, if others: the rates of the model stay
     lr: float | None = None  # one learning rate for all inner steps; None: those of the model
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...
 
     def run(self):
         if named_variant(self.variant, self.config) != self.config:
             raise ValueError(f'{self.variant} says --fine-tune.iterations and --online already')
-        names = 'dataset', 'split', 'variant', 'model', 'init'
+        names = 'dataset', 'split', 'variant', 'model'
         about = {name: getattr(self, name) for name in names}
         with Processes() as processes:
             sequences = find_sequences(self.root, self.dataset, self.split)
-            tracker = _tracker(self, own_device(self.device), self.init)
+            tracker = _tracker(self, own_device(self.device))
             say = partial(print, file=sys.stderr, flush=True)
             result = run_benchmark(sequences, self.out, tracker, about, processes, say)
-        if result:
-            s, line = result['scores'], 'no true masks to score by, see eosvos submit'
-            if s:
-                line = (
-                    f'J {100 * s["J-Mean"]:.1f}, F {100 * s["F-Mean"]:.1f}, '
-                    f'J&F {100 * s["J&F-Mean"]:.1f}'
-                )
-            print(
-                f'{line}; {self.out}/result.json; {result["fps"]:.2f} frames a second, '
-                f'{result["fps_objects"]:.2f} counted for each object (per process)'
+        if not result:  # of the first process alone
+            return
+        line = f'{self.out}/masks; no true masks to score by, see eosvos submit'
+        if s := result['scores']:
+            line = (
+                f'J {100 * s["J-Mean"]:.1f}, F {100 * s["F-Mean"]:.1f}, '
+                f'J&F {100 * s["J&F-Mean"]:.1f}; {self.out}/result.json'
             )
+        print(
+            f'{line}; {result["fps"]:.2f} frames a second, '
+            f'{result["fps_objects"]:.2f} counted for each object (per process)'
+        )
 
 # %% ../nbs/7w_cli.ipynb #d963f2be
 @dataclass
@@ -184,7 +181,8 @@ def _draw_strip(clip, masks, path, count=5):
     "Evenly spaced frames with their masks, side by side in one picture."
     chosen = torch.linspace(0, len(clip) - 1, count).long().tolist()
     painted = [overlay(clip[i], read_mask(masks / f'{clip.names[i]}.png')) for i in chosen]
-    save_image(painted, path, nrow=count)
+    with write_then_rename(path) as temporary:
+        save_image(painted, temporary, nrow=count)
 
 
 def _clear_demo(out):
@@ -211,12 +209,14 @@ class _Demo:
         _clear_demo(out)
         kinds = ('fine-tuned', 'e-osvos-10-ona', out), ('zero-shot', 'e-osvos-0', out / 'zero-shot')
         for name, how, folder in kinds:
-            config = named_variant(how, tracker.config)
+            config, start = named_variant(how, tracker.config), perf_counter()
             write_results(replace(tracker, config=config), clip, given, folder, _progress)
+            seconds = perf_counter() - start
             means = evaluate(folder / 'masks', DEMO / 'masks').summary()
             _draw_strip(clip, folder / 'masks', folder / 'strip.png')
             print(
-                f'{name} ({how}): J {100 * means["J-Mean"]:.1f}, F {100 * means["F-Mean"]:.1f}'
+                f'{name} ({how}): J {100 * means["J-Mean"]:.1f}, F {100 * means["F-Mean"]:.1f}, '
+                f'{seconds:.1f} s'
             )
         print(
             f'written: {out}/masks, {out}/overlay.mp4, {out}/strip.png, the same in {out}/zero-shot'
@@ -270,7 +270,7 @@ class _Train:
     # what to train, and from which values
     config: Annotated[tyro.extras.subcommand_type_from_defaults(training.PRESETS), arg(name='')]
     data: Path  # folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/
-    out: Path  # folder for checkpoint, weights, logs and plot
+    out: Path  # folder for checkpoint, weights and logs
     resume: bool = False  # go on with the run in that folder, if there is one
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...
 

@@ -165,12 +165,15 @@ def check_range(
     config: Any,  # a dataclass
     low: float,  # least value that is allowed
     high: float,  # greatest one; `math.inf`: any finite number
-    *names: str,  # of fields that hold a number, a tuple of numbers, or None
+    # of fields that hold a number, a tuple of numbers or of (name, number), or None
+    *names: str,
 ) -> None:
     "ValueError where a field lies outside [low, high] or is not finite; None is left alone."
     for name in names:
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, tuple):
+                _, number = number
             if number is not None and not (low <= number <= high and math.isfinite(number)):
                 wanted = f'at least {low}' if high == math.inf else f'{low} to {high}'
                 raise ValueError(f'{name}: expected {wanted}, got {value}')

@@ -77,7 +77,7 @@ class SegmentConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f'{name}: expected one of {known}, got {getattr(self, name)!r}')
         check_range(self, 0, 1, 'nearness', 'fill')
-        check_range(self, 0, inf, 'extra_boxes', 'max_growth', 'online_iterations')
+        check_range(self, 0, inf, 'extra_boxes', 'max_growth', 'online_iterations', 'seed')
         check_range(self, 1, inf, 'online_every')
 
 
@@ -133,21 +133,13 @@ class Tracker:
 def load(
     name_or_file: str | Path = 'small',  # shipped weights, or a file of weights
     device: str | torch.device = 'auto',  # where to compute; 'auto': a GPU where there is one
-    init: str | Path | None = None,  # weights to start from, if others than the rates belong to
 ) -> Tracker:
     """Weights with their learned rates, or 0.001 where there are none.
 
     ValueError that names the file which does not fit.
     """
     where = find_device(device)
-    model, about = load_model(init or name_or_file, where)
-    if init:
-        for name, value in vars(load_model(name_or_file)[1]).items():
-            if getattr(about, name) != value:
-                raise ValueError(
-                    f'{init}: expected {name} {value} as in {name_or_file}, '
-                    f'got {getattr(about, name)}'
-                )
+    model, about = load_model(name_or_file, where)
     config = SMALL_SEGMENT if about.body == 'lite0' else PAPER_SEGMENT
     rates, names = load_rates(name_or_file), dict(model.named_parameters()).keys()
     if not rates:

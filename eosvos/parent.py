@@ -6,13 +6,14 @@
 __all__ = ['ParentConfig', 'Pictures', 'ParentRun', 'train_parent']
 
 # %% ../nbs/16_parent.ipynb #0ffcdd2a
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .core import generator
+from .core import check_range, generator
 from .datasets import training_sets
 from .fine_tuning import AugmentConfig, augment, clip_norm, make_target, uniform
 from .runs import Processes, Run, RunConfig, schedule
@@ -44,6 +45,12 @@ class ParentConfig(RunConfig):
     warmup: int = 100  # steps of rising learning rate
     lr: float = 6e-4  # the largest; a quarter of it for the pretrained body
     ema_decay: float = 0.998
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 0, 1, 'paste')
+        check_range(self, 1, math.inf, 'size')
+        check_range(self, 1e-9, math.inf, 'set_weights')
 
 # %% ../nbs/16_parent.ipynb #f31d2275
 class Pictures:

@@ -51,7 +51,8 @@ class TaskConfig:
         if self.pair not in ('any', 'later', 'same'):
             raise ValueError(f"pair: expected 'any', 'later' or 'same', got {self.pair!r}")
         check_range(self, 0, 1, 'fill', 'paste', 'alike', 'joined')
-        check_range(self, 1, math.inf, 'steps', 'tests')
+        check_range(self, 1, math.inf, 'steps', 'tests', 'size')
+        check_range(self, 1e-9, math.inf, 'set_weights')
 
 # %% ../nbs/15_tasks.ipynb #7f10bad9
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .core import check_range
 from .datasets import Sequence, training_sets
 from eosvos.fine_tuning import (
     AugmentConfig,
@@ -59,13 +60,17 @@ class MetaConfig(RunConfig):
     shared_step: float = 0.0
     log_rates: bool = False  # outer steps change the logarithms of learning rates; paper: the rates
     cosine: bool = False  # outer rates fall along half a cosine; the paper's are fixed
-    max_rate: float | None = None  # of the learning rates; None or 0: any, as in the paper
+    max_rate: float | None = None  # of the learning rates; None: any, as in the paper
     # largest norm of an inner gradient, and of a task's for the initialisation;
-    # None or 0: any, as in the paper
+    # None: any, as in the paper
     clip: float | None = None
     order: Literal[1, 2] = 1  # of the meta-gradient: first (section 4.2 of the paper), or exact
     validate_every: int = 500  # outer steps; 0: never
     bf16: bool = False  # inner and meta loss in bfloat16, by autocast
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 1e-9, math.inf, 'max_rate', 'clip')
 
 # %% ../nbs/17_train.ipynb #551ad777
 PRESETS = dict(
@@ -188,7 +193,7 @@ def task_gradient(
     task: Task,
 ) -> MetaGradient:
     "The meta-gradient of one task. FloatingPointError where it is not finite."
-    config, device, clip = run.config, run.learned[0].device, run.config.clip or None
+    config, device, clip = run.config, run.learned[0].device, run.config.clip
     run.model.roi_heads.align = roi_align if config.order == 2 else roi_align_fast
     *inner, test = map(run.to_device, [*task.inner, task.test])
     key, order = (config.seed, task.number), config.order
@@ -296,7 +301,7 @@ def train_meta(
 def main(
     config: RunConfig,  # of one of the two kinds of training
     data: Path,  # see `training_sets`
-    out: Path,  # folder for checkpoint, weights, logs and plot
+    out: Path,  # folder for checkpoint, weights and logs
     resume: bool = False,  # go on with the run in that folder, if there is one
     device: str = 'auto',  # of this process, see `own_device`
 ) -> None:
@@ -313,7 +318,8 @@ def main(
         train = train_parent if isinstance(config, ParentConfig) else train_meta
         run = train(config, data, out, own_device(device), processes)
         if processes.rank == 0:
-            print(f'{out}: {run.step} of {config.steps} steps done; --resume goes on')
+            left = '; --resume goes on' if run.step < config.steps else ''
+            print(f'{out}: {run.step} of {config.steps} steps done{left}')
 
 # %% ../nbs/17_train.ipynb #cf2137bf
 if __name__ == '__main__':

@@ -73,10 +73,10 @@ def lesson(tmp_path_factory):
     model, about = load_model('parent')
     save_weights(
         model,
-        replace(about, image=replace(about.image, min_side=64, max_side=112)),
+        replace(about, image=replace(about.image, min_side=32, max_side=56)),
         root / 'tiny.safetensors',
     )
-    tasks = replace(PRESETS['small'].tasks, set_weights=(('demo', 1.0),), size=(64, 112), steps=2)
+    tasks = replace(PRESETS['small'].tasks, set_weights=(('demo', 1.0),), size=(32, 56), steps=2)
     return root, replace(
         PRESETS['small'],
         start=str(root / 'tiny.safetensors'),

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from eosvos.core import generator
-from eosvos.datasets import folders, image_set
+from eosvos.datasets import Sequence, image_set
 from eosvos.fine_tuning import AugmentConfig
 from eosvos.tasks import Pair, TaskConfig, Tasks, _focus, _paste, make_task
 from eosvos.video import VOID
@@ -41,7 +41,11 @@ def made(tmp_path):
             if name == 'b' or i not in (2, 3):
                 ids[12:20, 20:30] = 7
             Image.fromarray(ids).save(tmp_path / f'masks/{name}/{i:05d}.png')
-    return dict(made=folders(tmp_path / 'frames', tmp_path / 'masks'))
+
+    def files(kind, name):
+        return tuple(sorted((tmp_path / kind / name).iterdir()))
+
+    return dict(made=[Sequence(name, files('frames', name), files('masks', name)) for name in 'ab'])
 
 
 def number(image):
