@@ -60,7 +60,8 @@ class _Segment:
     "Segment the given objects in every frame of a clip."
 
     frames: Positional[Path]  # folder of images, a video file, or a file with pages
-    # picture of object ids, 0 = background, 255 = unknown; or a folder of such, named like frames
+    # picture of object ids, 0 = background, 255 = unknown; a folder of such, named like frames;
+    # or a JSON file of labelme or COCO
     mask: Positional[Path]
     out: Path  # folder for masks/<frame>.png and overlay.mp4; made if needed
     config: _Following
@@ -69,11 +70,14 @@ class _Segment:
     mask_frame: int = 0  # frame of the mask file; frames before it are followed backwards
     partial: bool = False  # of a damaged video, use the frames before the damage
     binarize: int | None = None  # read no ids: pixels of at least this, of 255, are object 1
+    colours: bool = False  # read no ids: each colour but black is an object
+    resize: bool = False  # scale masks that have the shape of the frames, but not their size
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...
 
     def run(self):
         clip = open_clip(self.frames, self.mask, self.partial)
-        given = first_masks(self.mask, clip, self.mask_frame, self.binarize)
+        how = self.binarize, self.colours, self.resize
+        given = first_masks(self.mask, clip, self.mask_frame, *how)
         tracker = _tracker(self, self.device)
         print(_objects_line(given), file=sys.stderr)
         start = perf_counter()
