@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain, islice
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -197,11 +198,22 @@ class Follower:
         image: Tensor,  # (3, H, W) the frame whose mask is known
         mask: Tensor,  # (H, W) bool, or ids: 1 object, 0 background, VOID unknown
         name: int,  # id of the object, part of the seed of its draws
+        watch: Callable = iter,  # sees the batches of the inner steps go by
     ):
-        self.tracker, self.given, self.key = tracker, (image, mask), (tracker.config.seed, name)
-        batches = augmented_batches(*self.pair(image, mask), tracker.config.fine_tune, self.key)
-        self.tuned = self.tune(initial_weights(tracker.model), batches)
+        self.tracker, self.given, self.key = tracker, [], (tracker.config.seed, name)
+        self.tuned = initial_weights(tracker.model)
+        self.learn(image, mask, watch)
         self.rewind()
+
+    def learn(self, image, mask, watch=iter):  # see `__init__`
+        "Inner steps on a given mask, in turn with those that were given before."
+        config = self.tracker.config.fine_tune
+        again = ('again', len(self.given)) if self.given else ()
+        self.given = [(image, mask), *self.given]
+        key = (*self.key, *again)
+        frames = [augmented_batches(*self.pair(*o), config, key) for o in self.given]
+        batches = islice(chain.from_iterable(zip(*frames)), config.iterations)
+        self.tuned = self.tune(self.tuned, watch(batches), *again)
 
     def tune(self, start, batches, *purpose):  # where to start; batches; seed -> weights
         "Inner steps."
@@ -210,8 +222,8 @@ class Follower:
 
     def rewind(self) -> None:
         "Back to the frame whose mask is known, and to the weights that were tuned on it."
-        self.mask = self.start = self.given[1] == 1
-        self.weights, self.sure, self.past, self.steps = self.tuned, True, [], 0
+        self.place(self.given[-1][1] == 1)
+        self.weights, self.past, self.steps = self.tuned, [], 0
 
     def pair(self, image, mask):  # -> (3, h, w), (h, w)
         "What is learned of a frame (3, H, W) and its mask (H, W)."
@@ -229,11 +241,13 @@ class Follower:
         if self.past and self.steps % config.online_every == 0:
             self.adapt()
         # to the CPU, which has to know the window; an empty mask has a box of zeros
-        masks = torch.stack([self.mask, self.start, self.given[1] == 1])
-        now, start, first = masks_to_boxes(masks).cpu()
+        given = [mask == 1 for _, mask in self.given]
+        masks = torch.stack([self.mask, self.start, *given])
+        now, start, *known = masks_to_boxes(masks).cpu()
         seen = bool(now.any())
         last = now if seen else start
-        max_area = (config.max_growth or inf) * box_area(torch.stack([last, first])).max().item()
+        largest = box_area(torch.stack([last, *known])).max().item()
+        max_area = (config.max_growth or inf) * largest
         fill = config.fill if seen and self.sure else 0  # 0: the whole frame
         rows, columns = search_window(last, self.mask.shape, fill)
         box = last - torch.tensor([columns.start, rows.start] * 2)  # in pixels of the window
@@ -247,24 +261,32 @@ class Follower:
         probability = torch.zeros_like(image[0])
         probability[rows, columns] = found['masks'].sum(0)  # of one detection, or none
         self.mask = probability >= _THRESHOLD
-        self.sure = bool((found['scores'] >= _CONFIDENT).any())
+        self.score = found['scores'].sum().item()  # 0: nowhere
+        self.sure = self.score >= _CONFIDENT
         self.steps += 1
         if config.online:
             self.past = [*self.past, (image, self.mask & self.sure)][-config.online_every :]
         return probability
 
-    def correct(self, mask: Tensor) -> None:  # (H, W) bool: the truth in the frame of the last step
-        "Go on from a mask that is given again. The weights stay: it is not learned."
+    def place(self, mask: Tensor) -> None:  # (H, W) bool
+        "Go on from where the object is; the weights stay."
         self.mask, self.sure = mask, bool(mask.any())
         if self.sure:
             self.start = mask
+
+    def correct(self, image, mask, watch=iter) -> None:  # see `__init__`
+        "Go on from a mask that is given again, in the frame of the last step, and learn it."
+        self.place(mask == 1)
+        if self.sure:
+            self.learn(image, mask, watch)
+            self.weights = self.tuned
         if self.past:
-            self.past[-1] = (self.past[-1][0], mask)
+            self.past[-1] = (image, self.mask)
 
     def adapt(self) -> None:
         "Learn the first frame and sure predictions among the last ones (section 3.3)."
         config, images, targets = self.tracker.config, [], []
-        for image, mask in [self.given, *self.past[_ONLINE_FRAMES[config.online_frames]]]:
+        for image, mask in [*self.given, *self.past[_ONLINE_FRAMES[config.online_frames]]]:
             if (mask == 1).any():
                 image, mask = self.pair(image, mask)
                 images.append(image)
@@ -290,10 +312,10 @@ def _take_over(tracker, followers, image, given, best, owner):  # the last three
     given = given.to(image.device)
     for k in object_ids(given) if given.any() else list(followers):
         true = given == k
+        target = true.byte().masked_fill(given == VOID, VOID)
         if k in followers:
-            followers[k].correct(true)
+            followers[k].correct(image, target)
         else:
-            target = true.byte().masked_fill(given == VOID, VOID)
             followers[k] = Follower(tracker, image, target, k)
         gone = owner == k
         best[gone], owner[gone] = 0, 0

@@ -7,6 +7,7 @@ __all__ = ['VOID', 'read_image', 'is_binary', 'read_mask', 'write_mask', 'object
            'Clip', 'write_video', 'open_clip', 'first_masks']
 
 # %% ../nbs/3w_video.ipynb #93cfcbca
+import json
 import os
 import re
 import warnings
@@ -25,7 +26,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import interpolate, max_pool2d, pad
 
 from .core import PALETTE, as_value_error, write_then_rename
 
@@ -104,6 +105,7 @@ def _image(picture, white=255):  # grey or RGB of numbers up to `white` -> (3, H
 
 # %% ../nbs/3w_video.ipynb #8e016a86
 VOID = 255  # the id of pixels that belong to nobody and are not scored
+_MOST_COLOURS = 32  # of a picture that has one for each object
 
 
 def _stored(
@@ -112,10 +114,12 @@ def _stored(
     "The numbers of a mask file, in 8 bits where stretched to 16. ValueError with its name."
     with _opened(path) as picture:
         ids = np.asarray(_upright(picture))
+        flat = picture.mode in ('RGB', 'RGBA') and picture.getcolors(_MOST_COLOURS)
     if picture.mode not in ('P', 'L', '1', 'I;16', 'I;16B') or picture.format == 'JPEG':
         raise ValueError(
             f'{path}: expected a mask with one channel of object ids (mode P, L, 1 or I;16), '
             f'stored without loss, got a {picture.format} of mode {picture.mode}'
+            + '; --colours takes each of its colours for an object' * bool(flat)
         )
     white = ids.itemsize == 2 and ids.max() == 65535  # without it, multiples of 257 may be ids
     return ids // 257 if white and not (ids % 257).any() else ids
@@ -444,6 +448,93 @@ def open_clip(
         pages = [path / f'{page:05d}' for page in range(_pages(stack))]
     return Clip(pages, stack)
 
+# %% ../nbs/3w_video.ipynb #7c1f0b02
+def _polygon(xy, size):  # x1, y1, x2, y2, ... in pixels -> (H, W) bool: whose centres lie inside
+    points = list(zip(xy[::2], xy[1::2], strict=True))
+    y, x = (torch.arange(side, dtype=torch.float64) + 0.5 for side in size)
+    inside = torch.zeros(size, dtype=torch.bool)
+    for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1]):
+        crosses = (ay > y) != (by > y)  # (H,) rows that this side spans
+        inside ^= crosses[:, None] & (x < (ax + (y - ay) * (bx - ax) / (by - ay or 1))[:, None])
+    return inside
+
+
+def _coco_counts(text):  # -> lengths of runs; a character holds five bits, and whether more follow
+    counts, value, shift = [], 0, 0
+    for bits in (ord(letter) - 48 for letter in text):
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << shift - 4  # negative
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
+
+
+def _coco_mask(segmentation, size):  # polygons, or runs down the columns -> (H, W) bool
+    if isinstance(segmentation, list):
+        return torch.stack([_polygon(xy, size) for xy in segmentation]).any(0)
+    counts = segmentation['counts']
+    counts = _coco_counts(counts) if isinstance(counts, str) else counts
+    runs = np.repeat(np.arange(len(counts)) % 2, counts)  # background first
+    return torch.from_numpy(runs.reshape(size[::-1]).T == 1)
+
+
+def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a frame -> (H, W) int64
+    "Ids in the order of the file. ValueError with its name where it leaves something open."
+    kinds = ValueError, KeyError, TypeError, IndexError, AttributeError
+    with as_value_error(f'{path}: expected masks of one frame, by labelme or COCO', *kinds):
+        data, masks = json.loads(path.read_text()), {}  # name of an object -> its mask
+        if 'shapes' in data:
+            size = data['imageHeight'], data['imageWidth']
+            for shape in data['shapes']:
+                kind, xy = shape['shape_type'], sum(shape['points'], [])
+                if kind == 'rectangle':
+                    (x1, y1, x2, y2) = xy
+                    xy = [x1, y1, x2, y1, x2, y2, x1, y2]
+                elif kind != 'polygon':
+                    raise ValueError(f'a polygon or a rectangle, got a {kind}')
+                key = shape['label'], shape.get('group_id')
+                if key in masks and key[1] is None:
+                    raise ValueError(f'two shapes {key[0]!r}: group_id says whether they are one')
+                masks[key] = masks.get(key, False) | _polygon(xy, size)
+        elif 'images' in data:
+            images = data['images']
+            if len(images) > 1:
+                images = [image for image in images if Path(image['file_name']).stem == name]
+            if len(images) != 1:
+                raise ValueError(f'one picture {name}, got {len(images)} of {len(data["images"])}')
+            (image,) = images
+            size = image['height'], image['width']
+            for n, annotation in enumerate(data['annotations']):
+                if annotation['image_id'] == image['id']:
+                    masks[n] = _coco_mask(annotation['segmentation'], size)
+        else:
+            raise ValueError('got neither shapes nor images')
+        ids = torch.zeros(size, dtype=torch.int64)
+        for k, mask in enumerate(masks.values(), 1):
+            ids[mask] = k
+    return ids
+
+
+def _colours(files):  # -> for each file its (H, W) ids: every colour but black is an object
+    "ValueError with the name of a file that has too many, or no black for the background."
+    weights = torch.tensor([2**16, 2**8, 1])
+    codes = {}  # file -> (H, W), one number for each colour
+    for file in files:
+        codes[file] = ((255 * read_image(file)).round().long() * weights[:, None, None]).sum(0)
+        found = codes[file].unique().tolist()
+        if len(found) > _MOST_COLOURS or 0 not in found:
+            raise ValueError(
+                f'{file}: expected black and up to {_MOST_COLOURS - 1} colours of objects, '
+                f'got {len(found)} colours, black {"" if 0 in found else "not "}among them'
+            )
+    found = torch.cat([code.unique() for code in codes.values()]).unique()  # sorted, black first
+    davis = (PALETTE.long() * weights).sum(1)  # which has ids of its own
+    if torch.isin(found, davis).all():
+        return {file: (code[..., None] == davis).int().argmax(-1) for file, code in codes.items()}
+    return {file: torch.searchsorted(found, code) for file, code in codes.items()}
+
 # %% ../nbs/3w_video.ipynb #8b6d7ba5
 def _check_rims(ids, path):
     "ValueError where ids look like the greys of a smoothed edge: few hold a block of 3 x 3 pixels."
@@ -461,10 +552,12 @@ def _check_rims(ids, path):
 
 
 def first_masks(
-    path: Path | str,  # a mask file, or a folder of masks named like frames
+    path: Path | str,  # a mask file, a JSON file of labelme or COCO, a folder named like frames
     clip: Clip,  # the frames that they belong to
     frame: int = 0,  # the frame of a mask file; 0 with a folder, whose files name their frames
     binarize: int | None = None,  # object 1 is what is at least so bright, of 255; None: read ids
+    colours: bool = False,  # each colour but black is an object
+    resize: bool = False,  # scale masks that have the shape of the frames, but not their size
 ) -> dict[int, Tensor]:  # frame index -> (H, W) int64 ids, in order of frames
     "The masks that are given, the first of them with an object. ValueError where one does not fit."
     path = Path(path)
@@ -487,15 +580,26 @@ def first_masks(
             )
         given = {index: files[name] for index, name in enumerate(clip.names) if name in files}
     binary, masks = is_binary(given.values()), {}
+    painted = _colours(given.values()) if colours else {}
     for index, file in given.items():
-        if binarize is None:
+        if file.suffix.lower() == '.json':
+            ids = _annotation(file, clip.names[index])
+        elif colours:
+            ids = painted[file]
+        elif binarize is None:
             ids = read_mask(file, binary)
         else:
             ids = ((255 * read_image(file).mean(0)).round() >= binarize).long()
         if ids.shape != clip.size:
-            raise ValueError(
-                f'{file}: expected {_text(clip.size)} as in the frames, got {_text(ids.shape)}'
-            )
+            (h, w), (H, W) = ids.shape, clip.size
+            alike = abs(h * W - w * H) <= max(H, W)  # up to a pixel in one side
+            if not (alike and resize):
+                raise ValueError(
+                    f'{file}: expected {_text(clip.size)} as in the frames, got {_text(ids.shape)}'
+                    + '; --resize scales it' * alike
+                )
+            scaled = interpolate(ids[None, None].double(), clip.size, mode='nearest-exact')
+            ids = scaled[0, 0].long()
         if ids.max() > 255:
             raise ValueError(
                 f'{file}: expected ids from 0 to 255, as masks are written, got {ids.max()}'

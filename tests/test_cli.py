@@ -267,6 +267,17 @@ def test_mask_in_colour(frames, mask, out, tmp_path, mode):
     )
 
 
+def test_mask_in_colour_of_half_the_size(frames, mask, out, tmp_path):
+    with Image.open(mask) as picture:
+        half = picture.convert('RGB').resize((80, 45), Image.Resampling.NEAREST)
+    half.save(tmp_path / 'half.png')
+    words = *segment(frames, tmp_path / 'half.png', out), '--colours'
+    assert '--resize scales it' in refused(*words)
+    works(*words, '--resize')
+    given, true = read_mask(out / 'masks/00000.png'), read_mask(mask)
+    assert given.shape == true.shape and (given == true).float().mean() > 0.98
+
+
 @pytest.mark.parametrize('frame', [3, 99])
 def test_mask_of_a_frame_beyond_the_clip(frames, mask, out, frame):
     line = refused(*segment(frames, mask, out, '--mask-frame', frame))

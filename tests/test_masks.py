@@ -1,5 +1,6 @@
 "Masks: whether 255 is an object or void, 16 bits, soft edges, and masks that show nothing."
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +12,11 @@ from command import invoke
 from PIL import Image, ImageFilter
 
 from eosvos import cli
-from eosvos.core import DEMO
+from eosvos.core import DEMO, PALETTE
 from eosvos.datasets import Sequence
 from eosvos.video import VOID, first_masks, is_binary, object_ids, open_clip, read_mask, write_mask
 
-SIZE = 40, 60
+SIZE = H, W = 40, 60
 
 
 def save(file, numbers, mode=np.uint8):
@@ -335,3 +336,132 @@ def test_the_command_names_the_way_out_of_a_soft_edge(tmp_path, clip, monkeypatc
     )
     assert invoke([*command, '--binarize', '128']).exit_code == 0
     assert torch.equal(taken[0][0], torch.from_numpy(np.asarray(soft) >= 128).long())
+
+
+# ---- masks of other programs
+
+
+def encoded(mask):
+    "COCO's compressed runs, after its C source: differences to the run before the last one."
+    column = np.concatenate([[0], mask.T.ravel(), [0]])
+    edges = np.flatnonzero(np.diff(column)).tolist()
+    edges = [0, *edges, mask.size]
+    counts, text = np.diff(edges).tolist(), ''
+    for i, count in enumerate(counts):
+        x, more = count - (counts[i - 2] if i > 2 else 0), True
+        while more:
+            bits, x = x & 31, x >> 5
+            more = x != (-1 if bits & 16 else 0)
+            text += chr((bits | 32 * more) + 48)
+    return counts, text
+
+
+def written(path, data):
+    path.write_text(json.dumps(data))
+    return path
+
+
+def coco(path, *segmentations, names=('00000.jpg',)):
+    images = [dict(id=n, file_name=name, height=H, width=W) for n, name in enumerate(names)]
+    parts = [dict(image_id=0, segmentation=segmentation) for segmentation in segmentations]
+    return written(path, dict(images=images, annotations=parts))
+
+
+def labelme(path, *shapes):
+    keys = 'label', 'group_id', 'shape_type', 'points'
+    shapes = [dict(zip(keys, shape)) for shape in shapes]
+    return written(path, dict(imageHeight=H, imageWidth=W, shapes=shapes))
+
+
+def inside(test):
+    "Pixels whose centre passes a test of x and y."
+    y, x = np.mgrid[:H, :W] + 0.5
+    return torch.from_numpy(test(x, y))
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_coco_runs_compressed_or_not(tmp_path, clip, seed):
+    random = np.random.default_rng(seed)
+    mask = random.random((H, W)) < (0.001, 0.5, 0.999)[seed % 3]
+    if seed >= 6:
+        mask = np.zeros((H, W), bool)
+        mask[:, seed:] = True
+    for counts in encoded(mask):
+        runs = dict(size=[H, W], counts=counts)
+        ids = first_masks(coco(tmp_path / 'x.json', runs), clip)[0]
+        assert np.array_equal(ids.numpy(), mask)
+
+
+def test_polygons_cover_the_pixels_whose_centres_lie_inside(tmp_path, clip):
+    triangle, square = [2, 3, 30.5, 3, 2, 20], [10, 10, 20, 10, 20, 20, 10, 20]
+    apart = [25.2, 14.6, 33.9, 14.6, 33.9, 18.4, 25.2, 18.4]
+    ids = first_masks(coco(tmp_path / 'x.json', [triangle, apart], [square]), clip)[0]
+    below = inside(lambda x, y: (x > 2) & (y > 3) & ((x - 2) / 28.5 + (y - 3) / 17 < 1))
+    box = inside(lambda x, y: (x > 25.2) & (x < 33.9) & (y > 14.6) & (y < 18.4))
+    over = inside(lambda x, y: (x > 10) & (x < 20) & (y > 10) & (y < 20))
+    assert torch.equal(ids, torch.where(over, 2, (below | box).long()))
+
+
+def test_shapes_of_labelme(tmp_path, clip):
+    left = ['cup', None, 'polygon', [[1, 1], [9, 1], [9, 9], [1, 9]]]
+    parts = [
+        ['cat', 4, 'rectangle', [[20, 2], [12, 8]]],
+        ['cat', 4, 'rectangle', [[12, 12], [20, 18]]],
+    ]
+    ids = first_masks(labelme(tmp_path / 'x.json', left, *parts), clip)[0]
+    cat = inside(lambda x, y: (x > 12) & (x < 20) & ((y > 2) & (y < 8) | (y > 12) & (y < 18)))
+    assert torch.equal(ids == 2, cat) and (ids == 1).sum() == 64 and ids[1:9, 1:9].all()
+
+
+def test_what_json_leaves_open_is_refused(tmp_path, clip):
+    cup = ['cup', None, 'rectangle', [[1, 1], [5, 5]]]
+    dot = ['cup', None, 'point', [[1, 1]]]
+    box, others = [[1, 1, 5, 1, 5, 5]], ('a.jpg', 'b.jpg')
+    (tmp_path / 'nothing.json').touch()
+    for said, file in {
+        "two shapes 'cup': group_id says whether": labelme(tmp_path / 'twice.json', cup, cup),
+        'a polygon or a rectangle, got a point': labelme(tmp_path / 'dot.json', dot),
+        'one picture 00000, got 0 of 2': coco(tmp_path / 'others.json', box, names=others),
+        'cannot reshape': coco(tmp_path / 'short.json', dict(size=[H, W], counts=[3, 4])),
+        'Expecting value': tmp_path / 'nothing.json',
+        'neither shapes nor images': written(tmp_path / 'empty.json', {}),
+        'expected the mask of an object': coco(tmp_path / 'nobody.json'),
+    }.items():
+        with pytest.raises(ValueError, match=said) as refusal:
+            first_masks(file, clip)
+        assert str(refusal.value).startswith(f'{file}: expected')
+    named = coco(tmp_path / 'all.json', box, names=('00000.jpg', '00001.jpg'))
+    assert object_ids(first_masks(named, clip)[0]) == [1]
+
+
+def test_colours_of_davis_keep_their_ids_and_others_are_numbered(tmp_path, clip):
+    ids = block(3) + block(8, (20, 20))
+    davis = save(tmp_path / 'davis.png', PALETTE[torch.from_numpy(ids).long()].numpy(), np.uint8)
+    assert np.array_equal(first_masks(davis, clip, colours=True)[0].numpy(), ids)
+    with pytest.raises(ValueError, match='of mode RGB; --colours takes each of its colours'):
+        first_masks(davis, clip)
+    own = np.zeros((H, W, 3), np.uint8)
+    own[ids == 3], own[ids == 8] = (250, 10, 10), (7, 200, 9)
+    found = first_masks(save(tmp_path / 'own.png', own, np.uint8), clip, colours=True)[0]
+    assert np.array_equal(found.numpy(), np.select([ids == 3, ids == 8], [2, 1]))
+    own[ids == 0] = 255
+    with pytest.raises(ValueError, match='own.png: expected black .* got 3 colours, black not'):
+        first_masks(save(tmp_path / 'own.png', own, np.uint8), clip, colours=True)
+    noise = np.random.default_rng(0).integers(0, 255, (H, W, 3))
+    noisy = save(tmp_path / 'noise.png', noise, np.uint8)
+    with pytest.raises(ValueError, match='noise.png: expected black and up to 31 colours'):
+        first_masks(noisy, clip, colours=True)
+    with pytest.raises(ValueError, match='got a PNG of mode RGB$'):
+        first_masks(noisy, clip)
+
+
+def test_resize_takes_masks_of_the_same_shape(tmp_path, clip):
+    small = block(5)[::2, ::2]
+    half = save(tmp_path / 'half.png', small, np.uint8)
+    with pytest.raises(ValueError, match=r'half\.png: .* --resize scales it'):
+        first_masks(half, clip)
+    ids = first_masks(half, clip, resize=True)[0].numpy()
+    assert np.array_equal(ids, small.repeat(2, 0).repeat(2, 1)), 'ids are not mixed'
+    for resize in (True, False):
+        with pytest.raises(ValueError, match=r'wide\.png: expected .*, got [^;]*$'):
+            first_masks(save(tmp_path / 'wide.png', block(5)[::2], np.uint8), clip, resize=resize)

@@ -133,8 +133,9 @@ def test_library_imports_only_its_dependencies():
     requirements = PYPROJECT['project']['dependencies']
     names = [re.match(r'[\w-]+', requirement)[0] for requirement in requirements]
     known = {*names, 'PIL', 'eosvos', *sys.stdlib_module_names}
+    extras = PYPROJECT['project']['optional-dependencies']
     optional = {
-        name.replace('-', '_') for name in PYPROJECT['project']['optional-dependencies']['train']
+        name.replace('-', '_') for extra in ('train', 'app', 'notebook') for name in extras[extra]
     }
     for file in (ROOT / 'eosvos').rglob('*.py'):
         tree = ast.parse(file.read_text())
