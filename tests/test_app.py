@@ -564,8 +564,7 @@ class Person:
         box = canvas.bounding_box()
         scale = box['width'] / 640
         if size:
-            slider = self.page.get_by_label('Width', exact=True)
-            slider.fill(str(size))
+            self.page.get_by_label('Width').fill(str(size))
         for n, (x, y) in enumerate(points):
             self.page.mouse.move(box['x'] + x * scale, box['y'] + y * scale, steps=3 if n else 1)
             if not n:
