@@ -13,7 +13,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'eosvos.app.Session._stroke': ('app.html#session._stroke', 'eosvos/app.py'),
                             'eosvos.app.Session._sweep': ('app.html#session._sweep', 'eosvos/app.py'),
                             'eosvos.app.Session._undo': ('app.html#session._undo', 'eosvos/app.py'),
-                            'eosvos.app.Session.check': ('app.html#session.check', 'eosvos/app.py'),
                             'eosvos.app.Session.close': ('app.html#session.close', 'eosvos/app.py'),
                             'eosvos.app.Session.image': ('app.html#session.image', 'eosvos/app.py'),
                             'eosvos.app.Session.receive': ('app.html#session.receive', 'eosvos/app.py'),

@@ -110,21 +110,17 @@ class Session:
             self.listen(dict(type='idle'))
         reply(answer)
 
-    def check(self) -> None:
-        "Give way to a later message."
-        if self.asked > self.ticket:
-            raise _Stopped
-
     def tell(self, index):
         self.listen(dict(type='frame', **self.project.about(index)))
 
     def watch(self, items, text, count):  # -> the items; the page sees a bar grow
         self.working, start = True, perf_counter()
         for n, item in enumerate(items):
-            self.check()
+            if self.asked > self.ticket:  # a later message waits
+                raise _Stopped
             speed = f', {n / (perf_counter() - start):.1f} a second' if n else ''
-            text_now = f'{text} {n + 1} of {count}{speed}'
-            self.listen(dict(type='progress', text=text_now, share=n / count))
+            line = f'{text} {n + 1} of {count}{speed}'
+            self.listen(dict(type='progress', text=line, share=n / count))
             yield item
 
     def _stroke(self, frame, **stroke):

@@ -189,6 +189,9 @@ def _resize_to_model(image, mask, model):  # (3, H, W), (H, W) bool or ids -> th
     return image, small.to(mask.dtype).masked_fill((void > 0.5) & ~small, VOID)
 
 # %% ../nbs/13_follow.ipynb #7e927262
+_MOST_GIVEN = 5  # masks of one object that are learned in turn
+
+
 class Follower:
     "One object: its own fine-tuned weights, and where it was last."
 
@@ -210,6 +213,7 @@ class Follower:
         config = self.tracker.config.fine_tune
         again = ('again', len(self.given)) if self.given else ()
         self.given = [(image, mask), *self.given]
+        del self.given[_MOST_GIVEN - 1 : -1]  # memory stays flat; the first one stays
         key = (*self.key, *again)
         frames = [augmented_batches(*self.pair(*o), config, key) for o in self.given]
         batches = islice(chain.from_iterable(zip(*frames)), config.iterations)

@@ -233,6 +233,10 @@ def test_a_mask_given_again_is_learned_in_turn_with_the_earlier_ones():
     assert learned == [*[0.1] * 4, 0.3, 0.1, 0.3, 0.1, 0.5, 0.3, 0.1, 0.5]
     follower.correct(images[0], torch.zeros_like(mask))
     assert len(model.trained) == 12 and not follower.sure, 'where it is not, nothing is learned'
+    for level in (0.6, 0.7, 0.8, 0.9):
+        follower.correct(torch.full((3, H, W), level), mask)
+    kept = [round(image.mean().item(), 1) for image, _ in follower.given]
+    assert kept == [0.9, 0.8, 0.7, 0.6, 0.1], 'the first and the newest'
 
 
 def test_the_box_starts_from_a_mask_given_again():

@@ -52,9 +52,10 @@ export class Painter {
       this.button(this.bar, name, text, `${text} (${keys[name]})`, () => { this.tool = name; });
       this.buttons[name].classList.add('tool');
     }
-    this.range = make('input', this.bar, {
-      type: 'range', className: 'size', min: 2, max: Math.round(width / 4), step: 1,
-      value: this.size, title: 'Width of brush and eraser ([ and ])', 'aria-label': 'Width',
+    const label = make('label', this.bar, { className: 'size', textContent: 'Width' });
+    this.range = make('input', label, {
+      type: 'range', min: 2, max: Math.round(width / 4), step: 1,
+      value: this.size, title: 'Width of brush and eraser ([ and ])',
     });
     this.range.oninput = () => { this.size = Number(this.range.value); this.paint(); };
     this.button(this.bar, 'undo', '↶', 'Undo (Ctrl+Z)', () => actions.undo());
