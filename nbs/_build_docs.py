@@ -32,7 +32,7 @@ SECTIONS = {  # sidebar: section -> how the names of its notebooks begin
     'Road 2: from one frame to a video': r'1[1-3]_',
     'Road 3: meta-learning': r'1[4-9]_',
     'Workshop': r'\dw_',
-    'For classes': r'glossary|teach',
+    'Beside the road': r'glossary|teach',
 }
 FOLD = '#| code-fold: true\n#| code-summary: "Imports"\n'
 NUMBER = r'^\d+w?_'  # what stands before the name of the module: 01_resnet, 1w_core

@@ -10,6 +10,7 @@ from smalldocs.markdown import pandoc_id
 NOTEBOOKS = sorted((Path(__file__).parent.parent / 'nbs').glob('*.ipynb'))
 LINK = re.compile(r'\[([^\]]+)\]\((\w+\.ipynb)(?:#([^)]*))?\)')
 TERM = re.compile(r'^<a id="([\w-]+)"></a>\*\*(.+?)\*\*', re.M)
+# pages in which some links still have other names
 OPEN = {'00_method', '09_mask_rcnn', '13_follow', '14_meta', '17_train', '18_study'}
 
 
