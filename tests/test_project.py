@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / 'nbs').glob('*.ipynb'))
 LESSONS = [p for p in NOTEBOOKS if p.stem[0].isdigit()]
-MODULES = [p for p in LESSONS if p.stem[3:] not in ('method', 'study')]  # these export nothing
+# these export nothing
+MODULES = [p for p in LESSONS if p.stem[3:] not in ('method', 'study', 'scale')]
 PYPROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 EXPORT = re.compile(r'^#\|\s*(export|exports|exporti|default_exp)\b', re.M)
 each = {'argvalues': NOTEBOOKS, 'ids': [p.stem for p in NOTEBOOKS]}
