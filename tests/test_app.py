@@ -783,7 +783,7 @@ def test_a_frame_painted_in_a_notebook_is_a_tensor_in_the_next_cell(browser, tmp
             page.mouse.move(box['x'] + 300 * scale, box['y'] + 100 * scale, steps=4)
             page.mouse.up()
             page.locator('.eosvos').get_by_label('Object 3').click()
-            page.mouse.click(box['x'] + 500 * scale, box['y'] + 250 * scale)
+            canvas.click(position=dict(x=500 * scale, y=250 * scale))  # it may have scrolled
             page.keyboard.press('Control+z')
             page.keyboard.press('Control+y')
             page.locator('.jp-Cell .cm-content').nth(1).click()
