@@ -317,4 +317,6 @@ def app(
     except (MemoryError, RuntimeError) as error:
         if not re.search('MemoryError|out of memory|(allocate|enough) memory', repr(error)):
             raise
-        sys.exit('eosvos: not enough memory: smaller frames, fewer objects or --device cpu help')
+        sys.exit(
+            'eosvos: not enough memory: --fine-tune.batch 1, smaller frames or --device cpu help'
+        )
