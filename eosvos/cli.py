@@ -318,5 +318,6 @@ def app(
         if not re.search('MemoryError|out of memory|(allocate|enough) memory', repr(error)):
             raise
         sys.exit(
-            'eosvos: not enough memory: --fine-tune.batch 1, smaller frames or --device cpu help'
+            'eosvos: not enough memory: smaller frames, fewer objects, '
+            '--fine-tune.batch 1 or --device cpu help'
         )
