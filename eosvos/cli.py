@@ -339,4 +339,7 @@ def app(
     except (MemoryError, RuntimeError) as error:
         if not re.search('MemoryError|out of memory|(allocate|enough) memory', repr(error)):
             raise
-        sys.exit('eosvos: not enough memory: smaller frames, fewer objects or --device cpu help')
+        sys.exit(
+            'eosvos: not enough memory: smaller frames, fewer objects, '
+            '--fine-tune.batch 1 or --device cpu help'
+        )

@@ -116,12 +116,10 @@ def check_targets(
                     f'target {i}: expected {key} of shape {shape}, got {tuple(target[key].shape)}'
                 )
         boxes, labels, masks, valid = (target[key] for key in shapes)
-        for fine, wanted, got in (
-            (boxes.is_floating_point(), 'boxes of a floating type', boxes.dtype),
-            (valid.dtype == torch.bool, 'a bool valid', valid.dtype),
-        ):
-            if not fine:
-                raise ValueError(f'target {i}: expected {wanted}, got {got}')
+        if not boxes.is_floating_point():
+            raise ValueError(f'target {i}: expected boxes of a floating type, got {boxes.dtype}')
+        if valid.dtype != torch.bool:
+            raise ValueError(f'target {i}: expected a bool valid, got {valid.dtype}')
         # nothing is greater than NaN
         ordered = (boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1)  # (G,)
         checks += [

@@ -158,18 +158,16 @@ def rpn_loss(
         match(box_iou(target['boxes'], anchors), config.foreground_iou, _BACKGROUND_IOU, True)
         for target in targets
     ]
-    # object 1, background 0, between -1: draws are made on the CPU, so they are read there, once
-    labels = (torch.stack(owners) + 1).clamp(max=1).to(torch.int8).cpu()  # (B, N)
+    # draws are made on the CPU, so this is read there, once
+    labels = torch.stack(owners).to(torch.int16).cpu() + 1  # (B, N), see `sample`
     for s, d, target, found, known in zip(
         logits.to(anchors), deltas.to(anchors), targets, owners, labels, strict=True
     ):
         chosen = sample(known, config.samples, _POSITIVES, generator)
-        is_object = known[chosen] > 0
-        positive, chosen, is_object = (
-            o.to(s.device, non_blocking=True) for o in (chosen[is_object], chosen, is_object)
-        )
+        positive = chosen[known[chosen] > 0]
+        chosen, positive = (o.to(s.device, non_blocking=True) for o in (chosen, positive))
         objectness += F.binary_cross_entropy_with_logits(
-            s[chosen], is_object.to(s), reduction='sum'
+            s[chosen], (found[chosen] >= 0).to(s), reduction='sum'
         )
         target_deltas = encode(target['boxes'][found[positive]], anchors[positive])
         regression += F.smooth_l1_loss(

@@ -134,8 +134,8 @@ class Tasks:
                 frames += [self.frame(sequence, k, numbers, rng) for _ in range(config.tests)]
             if all(frames):
                 images = {i: sequence.image(i) for i in dict(frames)}
-                shown = [(images[i], mask) for i, mask in frames]
-                pair = Pair(f'{name} {sequence.name} {k}', shown)
+                frames = [(images[i], mask) for i, mask in frames]
+                pair = Pair(f'{name} {sequence.name} {k}', frames)
                 return _focus(pair, config.fill, rng) if config.fill else pair
         raise ValueError(
             f'tasks: expected objects of at least {_MIN_PIXELS} pixels '
