@@ -201,3 +201,51 @@ def _between(one, other):
             ends.append((one[axis] - 2, other[axis] + other[2 + axis] + 3))
     (x1, x2), (y1, y2) = ends
     return x1, y1, x2, y2
+
+
+# What comes out of each part for the demo frame, worked on at 128 x 224 by the paper's model:
+# notebook 09 compares them with what its modules give.
+SHAPES = {
+    'image': [(3, 360, 640)],
+    'batch': [(1, 3, 128, 224)],
+    'body': [(1, 256, 32, 56), (1, 512, 16, 28), (1, 1024, 8, 14), (1, 2048, 4, 7)],
+    'pyramid': [(1, 256, *size) for size in ((32, 56), (16, 28), (8, 14), (4, 7), (2, 4))],
+    'boxes': [(2,), (2, 4)],  # of each proposal: scores of two classes, and a box for each
+    'box features': [(256, 7, 7)],  # of each proposal
+    'mask features': [(256, 28, 28)],  # of each detection
+    'masks': [(2, 56, 56)],  # of each detection: one for each class
+}
+
+
+def detector(
+    *here,  # which parts the page builds: 'body', 'pyramid', 'rpn', 'align', 'boxes', 'masks'
+):
+    "Mask R-CNN, with the shapes that the demo frame has on its way through the paper's model."
+
+    def shape(name, k=0):
+        return ' × '.join(map(str, SHAPES[name][k]))
+
+    ends = [shape('pyramid'), '…', shape('pyramid', 4)]
+    crops = [f'N × {shape("box features")}', 'and, for masks,', f'D × {shape("mask features")}']
+    parts = {
+        'image': (10, 70, 130, 60, ['Frame', shape('image')]),
+        'body': (180, 60, 150, 80, ['Body: ResNet-50', shape('body'), '…', shape('body', 3)]),
+        'pyramid': (370, 60, 150, 80, ['Feature pyramid', *ends]),
+        'rpn': (370, 190, 150, 60, ['Proposals (RPN)', 'N boxes that may', 'hold an object']),
+        'align': (560, 60, 150, 80, ['RoIAlign', *crops]),
+        'boxes': (560, 190, 150, 60, ['Box head', 'N scores and boxes', 'of which D remain']),
+        'masks': (750, 60, 140, 80, ['Mask head', f'D × {shape("masks")}', 'D × 360 × 640']),
+    }
+    boxes = {name: (*part, 'orange') if name in here else part for name, part in parts.items()}
+    arrows = [
+        ('image', 'body'),
+        ('body', 'pyramid'),
+        ('pyramid', 'rpn'),
+        ('pyramid', 'align'),
+        ('rpn', 'align'),
+        ('align', 'boxes'),
+        ('align', 'masks'),
+    ]
+    alt = 'Mask R-CNN: frame, body, feature pyramid; from it the proposals, RoIAlign, then the box '
+    alt += 'head, and for the boxes that remain the mask head.'
+    return diagram(boxes, arrows, (900, 265), alt, caption='Orange: what this page builds.')
