@@ -379,13 +379,18 @@ def readme(path):
         if options.get('include', True) and options.get('echo', True):
             parts.append(f'``` python\n{source}\n```')
         if options.get('include', True) and options.get('output', True):
-            parts += [readme_output(o) for o in cell['outputs']]
+            parts += [readme_output(o, path.parent / 'figures') for o in cell['outputs']]
     return '\n\n'.join(part.strip('\n') for part in parts if part.strip()) + '\n'
 
 
-def readme_output(output):
+def readme_output(output, figures):
     data = output.get('data', {})
     rich = join(data.get('text/html', data.get('text/markdown', '')))
+    if drawing := re.search(r'<svg .*</svg>', rich, re.S):  # which GitHub shows as a file only
+        file = figures / f'index-{len([*figures.glob("index-*.svg")]) + 1}.svg'
+        file.write_text(drawing[0].replace('style="', 'style="background:#fff;', 1))
+        alt = re.search(r'aria-label="([^"]*)"', drawing[0])[1]
+        return f'<img src="docs/figures/{file.name}" alt="{alt}">'
     if image := re.search(r'<img [^>]*src="figures/[^>]*>', rich):
         caption = re.search(r'<figcaption>(.*?)</figcaption>', rich, re.S)
         return readme_links(image[0].replace(' class="img-fluid"', '')) + (
