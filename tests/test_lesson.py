@@ -1,0 +1,77 @@
+"Figures that move without a kernel: what is in them, and what a browser makes of them."
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / 'nbs'))
+
+from lesson import Plane, diagram, moving  # noqa: E402
+
+
+def figure():
+    return moving(
+        {'λ': [0.1, 0.2], 'T': [1, 2, 3]},
+        lambda rate, steps: (f'<circle r="{steps}"/>', f'{rate} < {steps}'),
+        start=(0.2, 1),
+        alt='a "moving" figure',
+    ).data
+
+
+def test_every_frame_is_there_and_one_is_shown():
+    html = figure()
+    assert html.count('<circle') == 6
+    words = re.findall(r'<div data-frame="(\d)"([^>]*)>([^/]*)</div>', html)
+    assert [text for _, _, text in words][3:5] == ['0.2 &lt; 1', '0.2 &lt; 2']
+    assert [k for k, hidden, _ in words if not hidden] == ['3']
+    assert re.findall(r'<g data-frame="(\d)">', html) == ['3']
+    assert 'aria-label="a &quot;moving&quot; figure"' in html
+    assert re.findall(r'<output>(.*?)</output>', html) == ['0.2', '1']
+
+
+def test_a_start_that_no_slider_has():
+    with pytest.raises(ValueError):
+        moving({'T': [1, 2]}, lambda steps: ('', ''), start=(3,))
+
+
+def test_points_of_a_plane():
+    plane = Plane((0, 10), (0, 5), (142, 92), margin=34)
+    assert plane.place(0, 0) == (34, 58) and plane.place(10, 5) == (134, 8)
+    assert plane.line([(0, 0), (10, 5)]).startswith('<polyline points="34.0,58.0 134.0,8.0"')
+
+
+def test_arrows_run_from_edge_to_edge():
+    boxes = {'a': (0, 0, 50, 20, ['a']), 'b': (100, 0, 50, 20, ['b', '<c>'])}
+    html = diagram(boxes, [('a', 'b')], (160, 30), 'a leads to b').data
+    assert 'M52.0 10.0L90.0 10.0' in html and '97.0,10.0' in html and '&lt;c&gt;' in html
+
+
+def test_sliders_in_a_browser(tmp_path):
+    api = pytest.importorskip('playwright.sync_api')
+    browser = Path('/usr/bin/chromium')
+    if not browser.exists():
+        pytest.skip('no Chromium')
+    page = tmp_path / 'figure.html'
+    page.write_text(f'<meta charset="utf-8">{figure()}', 'utf-8')
+    with api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=str(browser), args=['--no-sandbox'])
+        tab = chromium.new_page()
+        problems = []
+        tab.on('console', lambda message: problems.append(message.text))
+        tab.on('pageerror', lambda error: problems.append(str(error)))
+        tab.goto(page.as_uri())
+
+        def shown():
+            return [words for words in tab.locator('div[data-frame]:visible').all_inner_texts()]
+
+        assert shown() == ['0.2 < 1']
+        tab.locator('input').nth(1).focus()
+        tab.keyboard.press('End')
+        tab.locator('input').nth(0).focus()
+        tab.keyboard.press('ArrowLeft')
+        assert shown() == ['0.1 < 3'] and problems == []
+        assert tab.locator('output').all_inner_texts() == ['0.1', '3']
+        chromium.close()
