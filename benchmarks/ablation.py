@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/ablation.py DATA              # train and measure what is missing
     .venv/bin/python benchmarks/ablation.py DATA 'common-1*'  # only for rows with such names
 
-It takes many hours. DATA holds parts of DAVIS and sets of still pictures that no script lays out:
-notebook `18_study` says which, and how they were resized. The training of the parent needs the
-extra `train` besides.
+It takes many hours. DATA is what `data_scripts/lay_out.py` lays out: parts of DAVIS and sets of
+still pictures; notebook `18_study` says which. The training of the parent needs the extra `train`
+besides.
 
 Two processes of one thread share each training and each measurement. What is interrupted goes on
 when called again. A measurement is one call of `eosvos benchmark`; its result is kept in
