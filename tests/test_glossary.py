@@ -10,8 +10,6 @@ from smalldocs.markdown import pandoc_id
 NOTEBOOKS = sorted((Path(__file__).parent.parent / 'nbs').glob('*.ipynb'))
 LINK = re.compile(r'\[([^\]]+)\]\((\w+\.ipynb)(?:#([^)]*))?\)')
 TERM = re.compile(r'^<a id="([\w-]+)"></a>\*\*(.+?)\*\*', re.M)
-# pages in which some links still have other names
-OPEN = {'00_method', '09_mask_rcnn', '13_follow', '14_meta', '17_train', '18_study'}
 
 
 def text(path):
@@ -69,7 +67,7 @@ def test_every_term_says_where_it_is_defined():
             assert len(entry.split()) < 90, f'{found[2]} is too long for a glossary'
 
 
-@pytest.mark.parametrize('page', [name for name in TEXTS if name[:-6] not in OPEN])
+@pytest.mark.parametrize('page', list(TEXTS))
 def test_a_page_is_called_by_its_title(page):
     for label, name, anchor in LINK.findall(TEXTS[page]):
         if anchor or name == 'index.ipynb' or label.startswith('`'):

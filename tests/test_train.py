@@ -149,6 +149,8 @@ def test_unknown_pixels_are_no_background(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_asks_once_and_then_ends():
+    # what a shell starts in the background has Ctrl-C switched off
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     numbers = signal.SIGINT, signal.SIGTERM
     before = [signal.getsignal(number) for number in numbers]
     with Processes() as processes:
