@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -129,6 +130,35 @@ def test_two_processes_are_one(lesson, tmp_path):
     assert (tmp_path / 'run/log.csv').read_text().count('\n') == 3 and (
         tmp_path / 'run/weights.safetensors'
     ).exists()
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(lesson, tmp_path):
+    root, config = lesson
+    config = replace(config, batch=1, steps=3, checkpoint_every=1, workers=0)
+    straight = train_meta(config, root, tmp_path / 'straight')
+    child = os.fork()
+    if child == 0:  # dies in the middle of the second step
+        update = MetaRun.update
+
+        def update_or_die(run, gradients):
+            if run.step == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            update(run, gradients)
+
+        MetaRun.update = update_or_die
+        try:
+            train_meta(config, root, tmp_path / 'pieces')
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert len(read_log(tmp_path / 'pieces/log.csv', 3)) == 1
+    resumed = train_meta(config, root, tmp_path / 'pieces')
+    for kind in 'learned', 'mean':
+        ours, theirs = getattr(resumed, kind), getattr(straight, kind)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    whole, pieces = (read_log(tmp_path / name / 'log.csv', 3) for name in ('straight', 'pieces'))
+    assert [row[2:] for row in whole] == [row[2:] for row in pieces] and len(whole) == 3
 
 
 def test_validation_keeps_the_best(lesson, tmp_path, monkeypatch):
