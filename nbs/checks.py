@@ -1,10 +1,12 @@
 "What the exercises ask for: their answers, a table a page. Try an exercise before you look here."
 
 import torch
+import torch.nn.functional as F
 from exercises import like, number
 from torchvision import ops
 
 from eosvos.boxes import box_iou
+from eosvos.resnet import FrozenBatchNorm2d
 
 CHECKS = {}
 
@@ -12,7 +14,42 @@ CHECKS = {}
 
 # 01: ResNet
 
+
+def frozen_norm(g, channels):
+    norm = FrozenBatchNorm2d(channels)
+    for buffer in norm.buffers():
+        buffer.copy_(0.1 + torch.rand(channels, generator=g))
+    return norm
+
+
+def fold(weight, norm):
+    scale = norm.weight / (norm.running_var + norm.eps) ** 0.5
+    return torch.einsum('dcij,d->dcij', weight, scale), norm.bias - norm.running_mean * scale
+
+
+CHECKS |= {
+    '01.1': number(98, 0),
+    '01.2': number(0.8165),
+    '01.3': like(fold, lambda g: [torch.randn(4, 3, 3, 3, generator=g), frozen_norm(g, 4)]),
+    '01.4': number(0.75),
+    '01.5': like(F.group_norm, lambda g: [torch.randn(2, 8, 3, 5, generator=g), 4]),
+}
+
 # 02: FPN
+
+CHECKS |= {
+    '02.1': number(984_064, 0),
+    '02.3': number(459, 0),
+    '02.4': number(20, 0),
+    '02.5': like(
+        lambda x, size: F.interpolate(x, size, mode='nearest'),
+        lambda g: [torch.randn(1, 2, 4, 3, generator=g), (7, 5)],
+    ),
+    '02.6': like(
+        lambda x: F.interpolate(x, scale_factor=2),
+        lambda g: [torch.randn(2, 3, 4, 5, generator=g)],
+    ),
+}
 
 # 03: boxes
 
