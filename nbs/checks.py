@@ -89,7 +89,63 @@ CHECKS |= {
 
 # 04: RPN
 
+
+def forced(iou):
+    best = torch.zeros(iou.shape[1], dtype=torch.bool)
+    for row in iou[iou.amax(1) > 0]:
+        best |= row == row.max()
+    return best
+
+
+def overlaps(g):
+    "A table of IoU in tenths, so that ties occur, and an object that overlaps nothing."
+    iou = (10 * torch.rand(3, 6, generator=g)).round() / 10
+    iou[1] = 0
+    return [iou]
+
+
+def in_order(deltas):
+    B, _, h, w = deltas.shape
+    return deltas.view(B, -1, 4, h, w).permute(0, 3, 4, 1, 2).flatten(1, 3)
+
+
+CHECKS |= {
+    '04.2': like(forced, overlaps),
+    '04.6': number(0.0209),
+    '04.7': number(-181, 0),
+    '04.8': like(in_order, lambda g: [torch.randn(2, 12, 3, 5, generator=g)]),
+}
+
 # 05: RoIAlign
+
+
+def large_rois(g):
+    "Three RoIs on one map of stride 8, larger than a feature."
+    features = torch.randn(1, 2, 9, 12, generator=g)
+    return [features, F.pad(random_boxes(g, 3) + torch.tensor([0, 0, 8, 8]), (1, 0)), 2, 1 / 8, 2]
+
+
+def point(g):
+    "A map, and a point in it."
+    return [torch.randn(3, 5, 6, generator=g), *(4 * torch.rand(2, generator=g)).tolist()]
+
+
+def read(features, y, x):
+    grid = torch.tensor([[[[2 * x / 5 - 1, 2 * y / 4 - 1]]]])
+    return F.grid_sample(features[None], grid, align_corners=True)[0, :, 0, 0]
+
+
+CHECKS |= {
+    '05.3': like(
+        lambda features, rows, columns: rows @ features @ columns.mT,
+        lambda g: [torch.rand(*shape, generator=g) for shape in ((3, 5, 6), (2, 5), (4, 6))],
+    ),
+    '05.4': like(
+        lambda *arguments: ops.roi_align(*arguments[:2], 2, 1 / 8, 2, aligned=True), large_rois
+    ),
+    '05.5': number(896),
+    '05.6': like(read, point),
+}
 
 # 06: box head
 
