@@ -13,6 +13,33 @@ CHECKS = {}
 
 # 00: the whole method
 
+
+def bowl(g):
+    "A function whose value and slopes are known, and a point."
+    matrix, point = (torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (3, 1))
+    return [lambda x: (x @ matrix @ x).sin(), point[0], 1e-4]
+
+
+def descent(g):
+    "The gradient of a bowl, a start, rates, and a number of steps."
+    scale, start, rates = torch.rand(3, 4, generator=g)
+    return [lambda x: 2 * scale * (x - 1), 3 * start, rates, 4]
+
+
+def descended(gradient, start, rates, steps):
+    if steps == 0:
+        return start
+    return descended(gradient, start - rates * gradient(start), rates, steps - 1)
+
+
+CHECKS |= {
+    '00.6': number(66, 0),
+    '00.7': number(0.25),
+    '00.8': number(0.064),
+    '00.9': like(lambda f, x, small: torch.autograd.functional.jacobian(f, x), bowl),
+    '00.10': like(descended, descent),
+}
+
 # 01: ResNet
 
 

@@ -18,7 +18,7 @@ from student import without_answers  # noqa: E402
 
 DONE = re.compile(r'0[0-8]_')  # pages all of whose exercises are in the form tested here
 START = re.compile(r'\*\*(\w+\.\d+)\*\* (★{1,3}) (\d+) minutes\. ')
-QUIZ = '**Predict, then run.** '
+QUIZ = re.compile(r'\*\*Predict, then (run|read on)\.\*\* ')
 FOLDED = re.compile(r'^<details><summary>(.*?)</summary>\n\n(.*?)\n\n</details>$', re.M | re.S)
 PAGES = sorted(NBS.glob('[0-9]*.ipynb'))
 
@@ -48,7 +48,7 @@ def calls(page):
 TEXTS = {name: text for page in PAGES for name, text in exercises(page).items()}
 CALLS = {name: (page, *call) for page in PAGES for name, call in calls(page).items()}
 QUIZZES = [
-    (page.stem, text) for page in PAGES for text in cells(page, 'markdown') if QUIZ in text
+    (page.stem, text) for page in PAGES for text in cells(page, 'markdown') if QUIZ.match(text)
 ]
 
 
