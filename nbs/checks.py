@@ -7,6 +7,7 @@ from torchvision import ops
 
 from eosvos.box_head import box_loss
 from eosvos.boxes import box_iou
+from eosvos.lovasz import lovasz_weights
 from eosvos.resnet import FrozenBatchNorm2d
 
 CHECKS = {}
@@ -202,6 +203,27 @@ CHECKS |= {
 }
 
 # 07: Lovász
+
+
+def errors_and_truth(g):
+    "Errors of eight pixels, of which about half are object and the first always is."
+    errors, chance = 2 * torch.rand(2, 8, generator=g)
+    return [errors, (torch.arange(8) * chance < 4).float()]
+
+
+def pixel_weights(errors, truth):
+    return lovasz_weights(errors[None], truth[None])[0]
+
+
+CHECKS |= {
+    '07.1': number(-0.4463, 0.02),
+    '07.4': number(0.5333),
+    '07.5': number(2 / 3),
+    '07.6': like(
+        lambda errors, truth: errors @ pixel_weights(errors, truth), errors_and_truth
+    ),
+    '07.7': like(pixel_weights, errors_and_truth),
+}
 
 # 08: mask head
 

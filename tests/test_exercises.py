@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,9 @@ QUIZZES = [
 ]
 
 
+@cache
 def names(page):
-    "What the page imports, and its own module."
+    "What the page imports, and its own module; to be copied before it is used."
     found = {}
     for source in cells(page, 'code'):
         if re.match('(import|from) ', re.sub('^#.*\n', '', source).strip()):
@@ -67,7 +69,7 @@ def solution(name):
     "The answer that the Python blocks under `Answer` give."
     page, _, expression = CALLS[name]
     answer = dict(FOLDED.findall(TEXTS[name]))['Answer']
-    found = names(page)
+    found = dict(names(page))
     for code in re.findall(r'^```python\n(.*?)^```$', answer, re.M | re.S):
         exec(code, found)
     return eval(expression, found)
