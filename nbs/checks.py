@@ -8,6 +8,7 @@ from torchvision import ops
 from eosvos.box_head import box_loss
 from eosvos.boxes import box_iou
 from eosvos.lovasz import lovasz_weights
+from eosvos.mask_head import mask_loss
 from eosvos.resnet import FrozenBatchNorm2d
 
 CHECKS = {}
@@ -226,6 +227,27 @@ CHECKS |= {
 }
 
 # 08: mask head
+
+
+def maps_and_known(g):
+    "Logits, soft targets, and which pixels are known."
+    logits, targets, chance = torch.rand(3, 2, 4, 4, generator=g)
+    return [4 * logits - 2, targets, chance > 0.7]
+
+
+CHECKS |= {
+    '08.4': number(0.0999, 0.02),
+    '08.5': number(8482, 0),
+    '08.6': like(
+        lambda logits, labels: torch.stack([o[label] for o, label in zip(logits, labels)]),
+        lambda g: [torch.randn(4, 3, 5, 5, generator=g), torch.randint(3, (4,), generator=g)],
+    ),
+    '08.7': like(
+        lambda mask, M: F.adaptive_avg_pool2d(mask[None], M)[0],
+        lambda g: [(torch.rand(8, 12, generator=g) > 0.5).float(), 4],
+    ),
+    '08.8': like(lambda *masks: mask_loss(*masks[:2], 'bce', masks[2]), maps_and_known),
+}
 
 # 09: Mask R-CNN
 
