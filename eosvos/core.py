@@ -16,13 +16,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import pad
 from torchvision.transforms.functional import pil_to_tensor, to_tensor
 
 # %% ../nbs/1w_core.ipynb #30217d53
@@ -53,11 +54,14 @@ def overlay(
     """Paint each object in the colour of its id, with a white rim.
 
     Without the rim, a red cup under red paint would not show."""
-    ids = ids.long().to(image.device)
-    colours = PALETTE.to(image)[ids].permute(2, 0, 1) / 255  # (3, H, W)
-    painted = torch.where(ids > 0, (1 - alpha) * image + alpha * colours, image)
-    around = ids[None].float()  # a pixel is on the rim if another id is at most two pixels away
-    rim = max_pool2d(around, 5, 1, 2) != -max_pool2d(-around, 5, 1, 2)  # (1, H, W)
+    ids = ids.byte().to(image.device)
+    colours = (PALETTE.to(image) / 255)[ids.int()].permute(2, 0, 1)  # (3, H, W)
+    painted = image.lerp(colours, alpha * (ids > 0).to(image))
+    H, W = ids.shape
+    around = pad(ids[None].float(), (2, 2, 2, 2), mode='replicate')[0].byte()
+    rim = torch.zeros_like(ids, dtype=torch.bool)  # another id is at most two pixels away
+    for y, x in product(range(5), range(5)):
+        rim |= around[y : y + H, x : x + W] != ids
     return painted.masked_fill(rim & (ids > 0), 1.0)
 
 # %% ../nbs/1w_core.ipynb #e6d86743

@@ -9,6 +9,7 @@ __all__ = ['PAPER_SEGMENT', 'SMALL_SEGMENT', 'SegmentConfig', 'variant', 'Tracke
 # %% ../nbs/13_follow.ipynb #01418c41
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain, islice
@@ -427,11 +428,29 @@ def write_results(
             'remove them or name another folder'
         )
     files = [folder / f'{name}.png' for name in clip.names]
-    results = follow(tracker, clip, masks, saved=saved)
-    for i, ids in watch(results, 'following', len(clip)):
-        write_mask(files[i], ids)
-    painted = (overlay(clip[i], read_mask(file)) for i, file in enumerate(files))
-    write_video(video, watch(painted, 'drawing  ', len(clip)), times=clip.times)
+    written = [Future() for _ in files]  # each has a result once its mask is there
+
+    def paint(i):
+        written[i].result()
+        return overlay(clip[i], read_mask(files[i]))
+
+    with ThreadPoolExecutor(1) as pool:  # draws while the next frames are followed
+        drawn = pool.submit(write_video, video, map(paint, range(len(files))), clip.times)
+        try:
+            results = follow(tracker, clip, masks, saved=saved)
+            for file, frame in zip(files, written):
+                if file.exists():
+                    frame.set_result(file)
+            for i, ids in watch(results, 'following', len(clip)):
+                write_mask(files[i], ids)
+                if not written[i].done():
+                    written[i].set_result(files[i])
+                if drawn.done():  # it failed
+                    break
+        finally:
+            for frame in written:
+                frame.cancel()  # which wakes the thread
+        drawn.result()
     saved.unlink()
 
 

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from threading import Event
+from time import sleep
 
 import pytest
 import torch
@@ -963,6 +965,28 @@ def test_write_results_goes_on_and_refuses_others(tmp_path):
     )
     with pytest.raises(ValueError, match='expected no results in it, got 9 files'):
         write_results(tracker(), clip, {0: truth[0]}, tmp_path / 'out')
+
+
+def test_a_video_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch):
+    clip, truth = scene(upper)
+    clip.times = [Fraction(i, 24) for i in range(9)]
+    failed = Event()
+
+    def full(*_):
+        failed.set()
+        raise ValueError('overlay.mp4 cannot be written: no space')
+
+    def watch(items, what, count):
+        for item in items:
+            assert failed.wait(60)
+            sleep(0.1)
+            yield item
+
+    monkeypatch.setattr(module, 'write_video', full)
+    with pytest.raises(ValueError, match='no space'):
+        write_results(tracker(), clip, {0: truth[0]}, tmp_path / 'out', watch)
+    assert (tmp_path / 'out/unfinished.pt').exists()
+    assert len(list((tmp_path / 'out/masks').iterdir())) < 8
 
 
 # ---- the door
