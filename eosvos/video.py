@@ -310,7 +310,8 @@ def write_video(
 ) -> None:
     "Write images as an H.264 video that stands at `path` only when it is complete."
     shape, rate, tick, ticks = None, 24, Fraction(1, 24), count()  # tick: seconds
-    options = dict(bf='0', preset='veryfast')  # the usual preset takes more than twice as long
+    # the usual preset takes more than twice as long; 20 instead of 23 makes up for what is lost
+    options = dict(bf='0', preset='veryfast', crf='20')
     if times:
         tick = Fraction(1, lcm(*(time.denominator for time in times)))
         ticks = iter([int(time / tick) for time in times])
