@@ -31,7 +31,67 @@ CHECKS = {}
 
 # 12: fine-tuning
 
+
+def convolution_step(weight, gradient, rates):
+    return torch.stack([w - r * g for w, g, r in zip(weight, gradient, rates)])
+
+
+def common_clip(gradients, most):
+    norm = sum(g.square().sum() for g in gradients).sqrt()
+    return [g * min(1.0, most / norm.item()) for g in gradients]
+
+
+CHECKS |= {
+    '12.1': number(0.75),
+    '12.2': number(9, 0),
+    '12.3': like(
+        common_clip,
+        lambda g: [[torch.randn(3, generator=g), torch.randn(3, generator=g)], 2.0],
+    ),
+    '12.4': like(
+        convolution_step,
+        lambda g: [*torch.randn(2, 3, 3, 3, 3, generator=g), torch.rand(3, generator=g)],
+    ),
+    '12.5': number(512, 0),
+    '12.6': like(
+        lambda rates: rates.log().mean((1, 2, 3), keepdim=True).exp(),
+        lambda g: [0.1 + torch.rand(3, 2, 3, 3, generator=g)],
+    ),
+}
+
 # 13: following
+
+
+def pick(scores, ious, nearness):
+    ranks = [s * (1 - nearness + nearness * o) for s, o in zip(scores, ious)]
+    return ranks.index(max(ranks)) if ranks else -1
+
+
+def merged(probabilities, ids):
+    result = torch.zeros(probabilities.shape[1:], dtype=torch.int64)
+    for k, p in zip(ids, probabilities):
+        result[(p == probabilities.amax(0)) & (p >= 0.5)] = k
+    return result
+
+
+def random_detections(g):
+    count = int(torch.randint(6, (), generator=g))
+    return [*torch.rand(2, count, generator=g), torch.rand((), generator=g)]
+
+
+CHECKS |= {
+    '13.1': number(0.7167),
+    '13.2': like(pick, random_detections),
+    '13.3': like(
+        lambda box, draws: box + draws * torch.tensor([-2.0, -1, 2, 1]),
+        lambda g: [torch.tensor([5.0, 5, 25, 15]), torch.rand(7, 4, generator=g)],
+    ),
+    '13.4': like(
+        merged,
+        lambda g: [torch.rand(3, 5, 6, generator=g), torch.tensor([3, 7, 8])],
+    ),
+    '13.5': number(18, 0),
+}
 
 # 14: the meta-gradient
 
