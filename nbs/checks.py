@@ -29,6 +29,40 @@ CHECKS = {}
 
 # 11: metrics
 
+
+def jaccard_of(pred, true, k):
+    pred, true = pred == k, true == k
+    return (pred * true).sum() / (pred | true).sum()
+
+
+def share_near(points, others, radius):
+    if not len(points):
+        return 1.0
+    return sum(any((p - o).norm() <= radius for o in others) for p in points) / len(points)
+
+
+def f_of_points(a, b, radius):
+    p, r = share_near(a, b, radius), share_near(b, a, radius)
+    return 2 * p * r / (p + r) if p + r else 0.0
+
+
+def random_points(g):
+    counts = torch.randint(5, (2,), generator=g).tolist()
+    return [*[8 * torch.rand(n, 2, generator=g) for n in counts], 2.5]
+
+
+CHECKS |= {
+    '11.1': number(0.6),
+    '11.2': like(
+        jaccard_of,
+        lambda g: [*torch.randint(4, (2, 6, 7), generator=g), 2],
+    ),
+    '11.3': number(1),
+    '11.4': number(12, 0),
+    '11.5': like(f_of_points, random_points),
+    '11.6': number(0, 0),
+}
+
 # 12: fine-tuning
 
 
