@@ -1,10 +1,8 @@
-"""Exercises that say whether an answer is right: `check('03.1', 0.5)`, or `check('03.2', function)`.
+"""Exercises that say whether an answer is right: `check('03.1', 0.5)`, `check('03.2', function)`.
 
 A number is compared up to a tolerance, a function with a definition of it on random inputs. The
 definitions stand in `checks.py`, a table a page; whoever looks there finds answers, too.
 """
-
-from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -16,9 +14,8 @@ def check(name, answer):
     "Say whether the answer to an exercise is right and, where it is not, what is wrong with it."
     from checks import CHECKS
 
-    if name not in CHECKS:
-        raise KeyError(f'no exercise {name}; this page has others: look at its number')
-    print(f'{name}: {CHECKS[name](answer) or "right."}')
+    said = 'not answered yet.' if answer is ... else CHECKS[name](answer) or 'right.'
+    print(f'{name}: {said}')
 
 
 def number(right, tolerance=0.01):
@@ -28,7 +25,7 @@ def number(right, tolerance=0.01):
         try:
             answer = float(answer)
         except (TypeError, ValueError):
-            return f'a number is asked for, not {answer!r}.'
+            return f'a number is asked for, not {answer!r:.60}.'
         if abs(answer - right) <= tolerance * abs(right):
             return ''
         if right and answer in (2 * right, right / 2):
@@ -40,21 +37,24 @@ def number(right, tolerance=0.01):
     return judge
 
 
-def like(definition, draw, use=lambda answer: answer, tolerance=1e-4, times=20):
-    "A judge of functions, or of what `use` makes of one: as the definition on arguments drawn."
+def like(definition, draw, tolerance=1e-4, times=20):
+    "A judge of functions: like the definition, on the arguments that `draw(generator)` gives."
 
     def judge(answer):
         if not callable(answer):
-            return f'a function is asked for, not {answer!r}.'
+            return f'a function is asked for, not {answer!r:.60}.'
         for k in range(times):
             arguments = draw(generator('exercise', k))
-            right = definition(*deepcopy(arguments))
+            tried = f'Tried with {described(arguments)}.'
+            right = definition(*arguments)
             try:
-                found = use(answer)(*deepcopy(arguments))
+                found = answer(*draw(generator('exercise', k)))
             except Exception as error:  # whatever a reader's function raises is told, not raised
-                return f'your function raises {type(error).__name__}: {error}'
+                return f'your function raises {type(error).__name__}: {error}. {tried}'
+            if found is None or found is ...:
+                return 'not answered yet: your function returns nothing.'
             if trouble := difference(found, right, tolerance):
-                return f'not yet: {trouble} Tried with {described(arguments)}.'
+                return f'not yet: {trouble} {tried}'
         return ''
 
     return judge
@@ -67,24 +67,27 @@ def difference(found, right, tolerance):
             return f'{len(right)} results are asked for.'
         parts = (difference(f, r, tolerance) for f, r in zip(found, right))
         return next((part for part in parts if part), '')
-    if found is None or found is ...:
-        return 'your function returns nothing.'
-    found, right = (torch.as_tensor(o).detach().double() for o in (found, right))
+    right = torch.as_tensor(right).detach().double()
+    try:
+        found = torch.as_tensor(found).detach().double()
+    except (TypeError, ValueError, RuntimeError):
+        return f'numbers are asked for, not {found!r:.60}.'
     if found.shape != right.shape:
-        shapes = f'{tuple(found.shape)}, not {tuple(right.shape)}'
-        return f'the result has the shape {shapes}.'
-    close = torch.isclose(found, right, rtol=tolerance, atol=tolerance, equal_nan=True)
-    if close.all():
+        return f'the result has the shape {tuple(found.shape)}, not {tuple(right.shape)}.'
+
+    def close(a, b):
+        return torch.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+    if (same := close(found, right)).all():
         return ''
-    some = right.abs() > tolerance
-    ratio = (found[some] / right[some]).flatten()
-    if some.any() and (ratio - ratio[0]).abs().max() < 1e-3 and ratio[0].abs() > 1e-3:
-        return f'each number is {ratio[0]:.3g} times the right one.'
-    if right.dim() > 1 and found.shape == right.mT.shape and torch.allclose(found.mT, right):
+    factor = (found * right).sum() / (right * right).sum()
+    if right.numel() > 1 and factor and close(found, factor * right).all():
+        return f'each number is {factor:.3g} times the right one.'
+    if right.dim() > 1 and found.shape == right.mT.shape and close(found.mT, right).all():
         return 'the last two axes are swapped.'
-    if torch.allclose(found.flatten().sort()[0], right.flatten().sort()[0], atol=tolerance):
+    if close(found.flatten().sort()[0], right.flatten().sort()[0]).all():
         return 'the numbers are right, but their order is not.'
-    place = tuple((~close).nonzero()[0].tolist())
+    place = tuple((~same).nonzero()[0].tolist())
     where = f'at {list(place)} ' if place else ''
     return f'{where}your function gives {found[place]:.4g} instead of {right[place]:.4g}.'
 
