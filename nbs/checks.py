@@ -62,6 +62,32 @@ CHECKS |= {
 
 # 09: Mask R-CNN
 
+
+def batch_size(sizes, low, high):
+    scales = [min(low / min(size), high / max(size)) for size in sizes]
+    sides = [[int(n * scale) for n in size] for size, scale in zip(sizes, scales)]
+    return [32 * ((max(o) + 31) // 32) for o in zip(*sides)]
+
+
+def random_sizes(g):
+    return [[tuple(s) for s in torch.randint(60, 900, (3, 2), generator=g).tolist()], 100, 160]
+
+
+def owners(iou):
+    return torch.tensor([-1 if max(o) < 0.5 else o.index(max(o)) for o in iou.T.tolist()])
+
+
+CHECKS |= {
+    '09.1': number(1088, 0),
+    '09.2': like(batch_size, random_sizes),
+    '09.3': like(
+        lambda boxes, old, new: torch.stack([boxes[:, k] * (2.0, 0.5)[k % 2] for k in range(4)], 1),
+        lambda g: [100 * torch.rand(3, 4, generator=g), (40, 60), (20, 120)],
+    ),
+    '09.4': like(owners, lambda g: [torch.rand(3, 8, generator=g)]),
+    '09.5': number(1, 0),
+}
+
 # 10: the small model
 
 # 11: metrics
