@@ -249,8 +249,73 @@ CHECKS |= {
 
 # 15: tasks
 
+
+def random_ids(g):
+    ids = torch.randint(5, (5, 6), generator=g)
+    ids[0, 0], ids[-1] = 1, 255
+    return [ids]
+
+
+CHECKS |= {
+    '15.1': number(8000),
+    '15.2': like(
+        lambda ids: torch.stack([ids == k for k in range(1, 255) if (ids == k).any()]), random_ids
+    ),
+    '15.3': number(0.5),
+    '15.4': like(
+        lambda first, count, draw: first + 1 + (draw * (count - 1 - first)).long(),
+        lambda g: [*torch.randint(9, (1,), generator=g).tolist(), 12, torch.rand((), generator=g)],
+    ),
+    '15.5': number(20.5, 0.03),
+}
+
 # 16: parent
 
+
+def share(step, steps, warmup):
+    if step < warmup:
+        return torch.tensor((step + 1) / warmup)
+    return torch.cos(torch.tensor(torch.pi / 2 * (step - warmup) / (steps - warmup))) ** 2
+
+
+CHECKS |= {
+    '16.1': number(346.2),
+    '16.2': number(1.5e-4),
+    '16.3': number(2801, 0),
+    '16.4': like(
+        lambda masks, added: torch.cat([masks & (masks ^ added), added[None]]),
+        lambda g: [
+            torch.rand(3, 4, 5, generator=g) < 0.3,
+            torch.rand(4, 5, generator=g) < 0.5,
+        ],
+    ),
+    '16.5': like(share, lambda g: [*torch.randint(40, (1,), generator=g).tolist(), 50, 10]),
+}
+
 # 17: training
+
+
+def finite_tasks(g):
+    gradients = torch.randn(5, 4, generator=g)
+    gradients[1, 2], gradients[4, 0] = float('nan'), float('inf')
+    return [gradients]
+
+
+def running_mean(weights, decay):
+    shares = [(1 - decay) * decay ** (len(weights) - 1 - t) for t in range(len(weights))]
+    shares[0] /= 1 - decay
+    return sum(s * w for s, w in zip(shares, weights))
+
+
+CHECKS |= {
+    '17.1': number(0.0081873),
+    '17.2': like(
+        lambda r, g, lr, highest: (r * (-lr * r * g).exp()).clamp(max=highest),
+        lambda g: [torch.rand(6, generator=g), torch.randn(6, generator=g), 0.5, 0.8],
+    ),
+    '17.3': like(lambda gradients: (gradients[0] + gradients[2:4].sum(0)) / 3, finite_tasks),
+    '17.4': like(running_mean, lambda g: [torch.randn(6, 3, generator=g), 0.8]),
+    '17.5': number(2_000_000),
+}
 
 # 18: study
