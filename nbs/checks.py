@@ -90,6 +90,29 @@ CHECKS |= {
 
 # 10: the small model
 
+
+def folded_kernel(weight, gamma, beta, mean, variance, eps):
+    def norm(x):  # (out, ...) of each output channel
+        shape = -1, *[1] * (x.dim() - 1)
+        return (gamma / (variance + eps) ** 0.5).reshape(shape) * x
+
+    return norm(weight), beta - norm(mean)
+
+
+CHECKS |= {
+    '10.1': number(8208, 0),
+    '10.2': like(
+        folded_kernel,
+        lambda g: [
+            torch.randn(3, 3, 3, 3, generator=g),
+            *torch.randn(3, 3, generator=g),
+            0.5 + torch.rand(3, generator=g),
+            0.1,
+        ],
+    ),
+    '10.3': number(2160, 0),
+}
+
 # 11: metrics
 
 
@@ -319,3 +342,26 @@ CHECKS |= {
 }
 
 # 18: study
+
+CHECKS |= {
+    '18.1': number(0.378, 0.03),
+    '18.2': like(
+        lambda a, b, columns: sum(a[k] - b[k] for k in columns) / len(columns),
+        lambda g: [
+            *(100 * torch.rand(2, 10, generator=g)).numpy(),
+            torch.randint(10, (10,), generator=g).numpy(),
+        ],
+    ),
+    '18.3': like(
+        lambda rates: rates.prod() ** (1 / rates.size) + 0 * rates,
+        lambda g: [(0.1 + torch.rand(3, 4, generator=g, dtype=torch.double)).numpy()],
+    ),
+}
+
+# 19: scale
+
+CHECKS |= {
+    '19.1': number(0.62, 0.02),
+    '19.2': number(28571),
+    '19.3': number(2, 0),
+}
