@@ -93,9 +93,11 @@ def difference(found, right, tolerance):
 
 
 def described(arguments):
-    "Arguments in a few words: shapes of tensors, other things as they are."
+    "Arguments in a few words: shapes of tensors, numbers as they are."
     words = []
     for argument in arguments:
-        shape = tuple(argument.shape) if isinstance(argument, Tensor) else ()
-        words.append(f'a tensor {shape}' if shape else f'{argument!r:.60}')
+        if isinstance(argument, Tensor) and argument.dim():
+            words.append(f'a tensor {tuple(argument.shape)}')
+        else:
+            words.append('a function' if callable(argument) else f'{argument!r:.60}')
     return ', '.join(words)

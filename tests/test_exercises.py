@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from student import without_answers  # noqa: E402
 
 DONE = re.compile(r'0[0-8]_')  # pages all of whose exercises are in the form tested here
 START = re.compile(r'\*\*(\w+\.\d+)\*\* (★{1,3}) (\d+) minutes\. ')
-QUIZ = '**Predict, then run.** '
+QUIZ = re.compile(r'\*\*Predict, then (run|read on)\.\*\* ')
 FOLDED = re.compile(r'^<details><summary>(.*?)</summary>\n\n(.*?)\n\n</details>$', re.M | re.S)
 PAGES = sorted(NBS.glob('[0-9]*.ipynb'))
 
@@ -48,12 +49,13 @@ def calls(page):
 TEXTS = {name: text for page in PAGES for name, text in exercises(page).items()}
 CALLS = {name: (page, *call) for page in PAGES for name, call in calls(page).items()}
 QUIZZES = [
-    (page.stem, text) for page in PAGES for text in cells(page, 'markdown') if QUIZ in text
+    (page.stem, text) for page in PAGES for text in cells(page, 'markdown') if QUIZ.match(text)
 ]
 
 
+@cache
 def names(page):
-    "What the page imports, and its own module."
+    "What the page imports, and its own module; to be copied before it is used."
     found = {}
     for source in cells(page, 'code'):
         if re.match('(import|from) ', re.sub('^#.*\n', '', source).strip()):
@@ -67,7 +69,7 @@ def solution(name):
     "The answer that the Python blocks under `Answer` give."
     page, _, expression = CALLS[name]
     answer = dict(FOLDED.findall(TEXTS[name]))['Answer']
-    found = names(page)
+    found = dict(names(page))
     for code in re.findall(r'^```python\n(.*?)^```$', answer, re.M | re.S):
         exec(code, found)
     return eval(expression, found)
