@@ -1,9 +1,16 @@
 # `make demo` and `make test` do all their own set-up: they need Python >= 3.11 and, the first time, a network and some minutes.
-# PYTHON=/path/to/python chooses the Python that .venv is made with.
+# PYTHON=/path/to/python chooses the Python that .venv is made with,
+# TORCH=cpu (or cu128, ...) the index of https://download.pytorch.org/whl that PyTorch is taken from.
 
 BIN := .venv/bin
 READY := .venv/.ready
 MAKING := .venv/.unfinished
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+WHEELS := https://download.pytorch.org/whl
+
+ifneq ($(and $(TORCH),$(wildcard $(READY))),)
+$(info .venv is there already, so TORCH=$(TORCH) changes nothing; remove .venv first)
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick docs
@@ -13,7 +20,7 @@ help:
 	@echo "make test   check everything: ruff, the tests, every notebook, the pages"
 	@echo "make quick  check what an uncommitted change touches"
 	@echo "make docs   export the library from the notebooks; build docs/ and README.md"
-	@echo "The first of them makes .venv, which takes some minutes."
+	@echo "The first of them makes .venv, which takes some minutes; TORCH=cpu then leaves out CUDA."
 
 # One thread: other rounding leads to other masks where the cat hides the cup
 demo: $(READY)
@@ -51,6 +58,7 @@ $(READY): pyproject.toml
 	fi; \
 	touch $(MAKING); \
 	echo "Installing eosvos and its packages into .venv; the first time this takes some minutes"; \
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]" || { rm -f $(MAKING); exit 1; }; \
+	$(if $(TORCH),$(PIP) torch torchvision --index-url $(WHEELS)/$(TORCH) && )$(PIP) -e ".[dev]" \
+		|| { rm -f $(MAKING); exit 1; }; \
 	rm -f $(MAKING); touch $(READY); \
 	echo "Set-up is done"

@@ -82,7 +82,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'eosvos.core.generator': ('core.html#generator', 'eosvos/core.py'),
                              'eosvos.core.masks_to_boxes': ('core.html#masks_to_boxes', 'eosvos/core.py'),
                              'eosvos.core.overlay': ('core.html#overlay', 'eosvos/core.py'),
-                             'eosvos.core.show': ('core.html#show', 'eosvos/core.py'),
                              'eosvos.core.write_then_rename': ('core.html#write_then_rename', 'eosvos/core.py')},
             'eosvos.datasets': { 'eosvos.datasets.Sequence': ('datasets.html#sequence', 'eosvos/datasets.py'),
                                  'eosvos.datasets.Sequence._binary': ('datasets.html#sequence._binary', 'eosvos/datasets.py'),

@@ -1,10 +1,15 @@
-"What lessons share and the library need not know: diagrams, and figures that move."
+"What lessons share and the library need not know: pictures, diagrams, figures that move."
 
 from html import escape
 from itertools import product
 from math import hypot
 
+import matplotlib.pyplot as plt
 from IPython.display import HTML
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from eosvos.core import PALETTE, overlay
 
 COLOURS = dict(  # readable on white and on black
     blue='#3b8ec2',
@@ -24,6 +29,37 @@ _SLIDE = (
     "for(const e of f.querySelectorAll('[data-frame]'))"
     "e.style.display=e.dataset.frame==k?'':'none'"
 )
+
+
+def show(
+    image: Tensor,  # (3, H, W) RGB in [0, 1]
+    masks: Tensor | None = None,  # (N, H, W) masks, or (H, W) object ids
+    boxes: Tensor | None = None,  # (N, 4) xyxy pixels, drawn solid ("after")
+    ax: Axes | None = None,  # where to draw; a new small figure if there is none
+    title: str | None = None,  # text above the image
+    labels: list[str] | None = None,  # a text for each of `boxes`
+    dashed: Tensor | None = None,  # (M, 4) xyxy pixels, drawn dashed ("before")
+) -> Axes:  # the axes drawn on
+    "Draw an image with its masks and boxes."
+    ax = ax or plt.subplots(figsize=(4, 2.5), dpi=80, layout='tight')[1]
+    image = image.detach().cpu()
+    if masks is not None and masks.dim() == 2:
+        image = overlay(image, masks)
+    elif masks is not None:  # they may overlap: paint one after the other
+        for k, mask in enumerate(masks, 1):
+            image = overlay(image, (mask != 0) * k)
+    H, W = image.shape[1:]
+    # whole numbers are the edges of pixels, not centres
+    ax.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(0, W, H, 0))
+    ax.set(title=title, xticks=[], yticks=[])
+    for group, style in ((dashed, '--'), (boxes, '-')):
+        for k, (x1, y1, x2, y2) in enumerate([] if group is None else group.tolist()):
+            colour = (PALETTE[k % 255 + 1] / 255).tolist()
+            box = (x1, y1), x2 - x1, y2 - y1
+            ax.add_patch(plt.Rectangle(*box, fill=False, color=colour, ls=style, lw=1.5))
+            if labels and group is boxes:
+                ax.text(x1, y1, labels[k], color='w', size=7, backgroundcolor=colour)
+    return ax
 
 
 class Plane:

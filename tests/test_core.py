@@ -2,7 +2,6 @@
 
 import os
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -18,7 +17,6 @@ from eosvos.core import (
     generator,
     masks_to_boxes,
     overlay,
-    show,
     write_then_rename,
 )
 
@@ -91,17 +89,6 @@ def test_overlay_takes_masks_and_ids():
         and not (rim & ~mask).any()
     )
     assert overlay(image, torch.full((4, 5), 255)).max() <= 1
-
-
-def test_show_draws_every_kind():
-    image, masks = torch.rand(3, 20, 30, requires_grad=True), torch.rand(2, 20, 30) > 0.5
-    boxes = torch.tensor([[1.0, 2, 9, 8], [3, 4, 20, 19]])
-    ax = show(image, masks, boxes, title='both', labels=['a', 'b'], dashed=boxes[:1])
-    assert len(ax.patches) == 3 and [text.get_text() for text in ax.texts] == ['a', 'b']
-    assert ax.patches[1].get_xy() == (1, 2) and ax.patches[1].get_width() == 8
-    assert show(image, masks[0].long(), ax=ax) is ax
-    show(image, masks[:0], boxes[:0])
-    plt.close('all')
 
 
 def test_demo_frames_follow_the_conventions():

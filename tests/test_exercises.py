@@ -15,7 +15,7 @@ sys.path.append(str(NBS))
 
 from checks import CHECKS  # noqa: E402
 from exercises import check, difference, like, number  # noqa: E402
-from student import without_answers  # noqa: E402
+from student import main, without_answers  # noqa: E402
 
 DONE = re.compile(r'0[0-8]_')  # pages all of whose exercises are in the form tested here
 START = re.compile(r'\*\*(\w+\.\d+)\*\* (★{1,3}) (\d+) minutes\. ')
@@ -112,6 +112,11 @@ def test_every_check_is_on_its_page():
     assert all(page.stem.startswith(name.split('.')[0] + '_') for name, (page, *_) in CALLS.items())
 
 
+def test_helpers_of_two_pages_have_two_names():
+    named = re.findall(r'^def (\w+)', (NBS / 'checks.py').read_text('utf-8'), re.M)
+    assert len(set(named)) == len(named)
+
+
 # ---- answers
 
 
@@ -138,6 +143,8 @@ def test_the_answer_is_accepted_and_others_are_not(name):
 @pytest.mark.parametrize('name', CALLS)
 def test_what_stands_there_is_no_answer(name, capsys):
     page, source, _ = CALLS[name]
+    named = set(re.findall(r'^def (\w+)', source, re.M))
+    assert not named & set(names(page)), 'the page would show it as a part of the library'
     exec(source, names(page) | {'check': check})
     said = capsys.readouterr().out
     assert re.fullmatch(rf'{name}: not (answered )?yet.*\n', said)
@@ -212,3 +219,9 @@ def test_pages_for_students(page, tmp_path):
     assert list(exercises(student)) == list(exercises(page))
     for source in calls(student).values():
         ast.parse(source[0])
+
+
+def test_a_folder_for_students(tmp_path):
+    main(tmp_path / 'new/student')
+    written = {path.name for path in (tmp_path / 'new/student').iterdir()}
+    assert written >= {page.name for page in PAGES} | {'checks.py', 'exercises.py', 'lesson.py'}

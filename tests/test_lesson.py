@@ -4,12 +4,14 @@ import re
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / 'nbs'))
 
-from lesson import Plane, diagram, moving  # noqa: E402
+from lesson import Plane, diagram, moving, show  # noqa: E402
 
 
 def figure():
@@ -75,3 +77,14 @@ def test_sliders_in_a_browser(tmp_path):
         assert shown() == ['0.1 < 3'] and problems == []
         assert tab.locator('output').all_inner_texts() == ['0.1', '3']
         chromium.close()
+
+
+def test_show_draws_every_kind():
+    image, masks = torch.rand(3, 20, 30, requires_grad=True), torch.rand(2, 20, 30) > 0.5
+    boxes = torch.tensor([[1.0, 2, 9, 8], [3, 4, 20, 19]])
+    ax = show(image, masks, boxes, title='both', labels=['a', 'b'], dashed=boxes[:1])
+    assert len(ax.patches) == 3 and [text.get_text() for text in ax.texts] == ['a', 'b']
+    assert ax.patches[1].get_xy() == (1, 2) and ax.patches[1].get_width() == 8
+    assert show(image, masks[0].long(), ax=ax) is ax
+    show(image, masks[:0], boxes[:0])
+    plt.close('all')

@@ -1,12 +1,13 @@
 "What the first page says of both models: its numbers against weights, presets and tables."
 
 import json
+import re
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from eosvos.benchmark import read_json
+from eosvos.benchmark import percent, read_json
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
 from eosvos.mask_rcnn import PAPER
 from eosvos.resnet import FrozenBatchNorm2d
@@ -41,6 +42,27 @@ def test_sizes_and_the_papers_score():
     sizes = f'{size(ours) / 1e6:.0f} million parameters, {file / 1e6:.0f} MB'
     score = f'reaches J {row.split()[2]} on all twenty sequences with ten steps'
     assert missing(sizes, 'a factor of nine', score) == []
+
+
+def stored_table(word):
+    "The rows, split into cells, of the first page's stored table whose header has the word."
+    for cell in json.loads(INDEX.read_text())['cells']:
+        for output in cell.get('outputs', []):
+            header, *rows = ''.join(output['data'].get('text/markdown', '')).splitlines() or ['']
+            if word in header:
+                return [row.strip('| ').split(' | ') for row in rows[1:]]
+
+
+def test_our_scores_are_those_of_the_result_file():
+    result = read_json(ROOT / 'benchmarks/ablation/davis/common-1-10.json')
+    j, f, both = (f'{percent(result)[key]:.1f}' for key in ('J', 'F', 'J&F'))
+    assert ['**mean**', j, f] in stored_table('sequence')
+    (_, parameters, _, *scores, on, _), *others = stored_table('seconds a frame')
+    assert (parameters, scores) == (f'{size(load_model("small")[0]) / 1e6:.1f}', [j, both])
+    assert (on, len(others)) == ('ten of 2016', 4)
+    for name, parameters, _, j, both, _, licence in others:  # a number of theirs has its source
+        for value in (parameters, j, both, licence):
+            assert value == '—' or re.fullmatch(r'\[[\w. ]+\]\(https://\S+\)', value), name
 
 
 def test_table_of_deviations():

@@ -63,6 +63,7 @@ def pair(image: ImageConfig, mask_size: int = 14, eps: float = 1e-5) -> tuple[nn
         max_size=image.max_side,
         box_score_thresh=0.05,
         box_detections_per_img=20,
+        box_batch_size_per_image=64,  # of 512, to be quick
         mask_roi_pool=MultiScaleRoIAlign(['0', '1', '2', '3'], mask_size, 2),
     )
     freeze(peer.backbone, draws)
@@ -72,7 +73,8 @@ def pair(image: ImageConfig, mask_size: int = 14, eps: float = 1e-5) -> tuple[nn
             if part in name:
                 value.data.normal_(0, std, generator=draws)
     peer.roi_heads.box_predictor.cls_score.bias.data[1] = 7  # where scores are neither 0 nor 1
-    roi = RoIConfig(mask_size=mask_size, score=0.05, detections=20, beta=BETA, mask_loss='bce')
+    kinds = dict(beta=BETA, mask_loss='bce')
+    roi = RoIConfig(mask_size=mask_size, samples=64, score=0.05, detections=20, **kinds)
     config = ModelConfig(image=image, rpn=RPNConfig(beta=BETA), roi=roi)
     ours = MaskRCNN(ResNet50(partial(OurFrozen, eps=eps)), config)
     ours.load_state_dict(peer.state_dict())  # every name and every shape

@@ -165,6 +165,46 @@ def test_library_imports_without_development_tools():
     assert run.stdout.strip() == ''
 
 
+# ---- what make installs
+
+
+def make_demo(folder, *words):
+    "What `make demo` would say and do in the folder, line by line."
+    environment = {k: v for k, v in os.environ.items() if k not in ('MAKEFLAGS', 'TORCH')}
+    run = subprocess.run(
+        ['make', '--no-print-directory', '-n', 'demo', *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return run.stdout.splitlines()
+
+
+def test_make_takes_pytorch_from_the_index_that_torch_names(tmp_path):
+    for name in ('Makefile', 'pyproject.toml'):
+        shutil.copy(ROOT / name, tmp_path)
+    plain = make_demo(tmp_path)
+    command, wheels = '.venv/bin/python -m pip install ', 'https://download.pytorch.org/whl/'
+    (ours,) = [line for line in plain if command in line]
+    assert command + '-q --disable-pip-version-check -e ".[dev]"' in ours
+    for build in ('cpu', 'cu128'):
+        first = f'{command}-q --disable-pip-version-check torch torchvision --index-url '
+        # nothing else is added, and a failure of either is handled alike
+        expected = [
+            line.replace(command, f'{first}{wheels}{build} && {command}') for line in plain
+        ]
+        assert make_demo(tmp_path, f'TORCH={build}') == expected != plain
+    (tmp_path / '.venv').mkdir()
+    (tmp_path / '.venv/.ready').touch()
+    demo = ['OMP_NUM_THREADS=1 .venv/bin/eosvos demo']
+    assert make_demo(tmp_path) == demo
+    told = '.venv is there already, so TORCH=cpu changes nothing; remove .venv first'
+    assert make_demo(tmp_path, 'TORCH=cpu') == [told, *demo]
+
+
 # ---- what is stored in the notebooks
 
 
