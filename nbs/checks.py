@@ -251,20 +251,310 @@ CHECKS |= {
 
 # 09: Mask R-CNN
 
+
+def batch_size(sizes, low, high):
+    scales = [min(low / min(size), high / max(size)) for size in sizes]
+    sides = [[int(n * scale) for n in size] for size, scale in zip(sizes, scales)]
+    return [32 * ((max(o) + 31) // 32) for o in zip(*sides)]
+
+
+def random_sizes(g):
+    return [[tuple(s) for s in torch.randint(60, 900, (3, 2), generator=g).tolist()], 100, 160]
+
+
+def owners(iou):
+    return torch.tensor([-1 if max(o) < 0.5 else o.index(max(o)) for o in iou.T.tolist()])
+
+
+CHECKS |= {
+    '09.1': number(1088, 0),
+    '09.2': like(batch_size, random_sizes),
+    '09.3': like(
+        lambda boxes, old, new: torch.stack([boxes[:, k] * (2.0, 0.5)[k % 2] for k in range(4)], 1),
+        lambda g: [100 * torch.rand(3, 4, generator=g), (40, 60), (20, 120)],
+    ),
+    '09.4': like(owners, lambda g: [torch.rand(3, 8, generator=g)]),
+    '09.5': number(1, 0),
+}
+
 # 10: the small model
+
+
+def folded_kernel(weight, gamma, beta, mean, variance, eps):
+    def norm(x):  # (out, ...) of each output channel
+        shape = -1, *[1] * (x.dim() - 1)
+        return (gamma / (variance + eps) ** 0.5).reshape(shape) * x
+
+    return norm(weight), beta - norm(mean)
+
+
+CHECKS |= {
+    '10.1': number(8208, 0),
+    '10.2': like(
+        folded_kernel,
+        lambda g: [
+            torch.randn(3, 3, 3, 3, generator=g),
+            *torch.randn(3, 3, generator=g),
+            0.5 + torch.rand(3, generator=g),
+            0.1,
+        ],
+    ),
+    '10.3': number(2160, 0),
+}
 
 # 11: metrics
 
+
+def jaccard_of(pred, true, k):
+    pred, true = pred == k, true == k
+    return (pred * true).sum() / (pred | true).sum()
+
+
+def share_near(points, others, radius):
+    if not len(points):
+        return 1.0
+    return sum(any((p - o).norm() <= radius for o in others) for p in points) / len(points)
+
+
+def f_of_points(a, b, radius):
+    p, r = share_near(a, b, radius), share_near(b, a, radius)
+    return 2 * p * r / (p + r) if p + r else 0.0
+
+
+def random_points(g):
+    counts = torch.randint(5, (2,), generator=g).tolist()
+    return [*[8 * torch.rand(n, 2, generator=g) for n in counts], 2.5]
+
+
+CHECKS |= {
+    '11.1': number(0.6),
+    '11.2': like(
+        jaccard_of,
+        lambda g: [*torch.randint(4, (2, 6, 7), generator=g), 2],
+    ),
+    '11.3': number(1),
+    '11.4': number(12, 0),
+    '11.5': like(f_of_points, random_points),
+    '11.6': number(0, 0),
+}
+
 # 12: fine-tuning
+
+
+def convolution_step(weight, gradient, rates):
+    return torch.stack([w - r * g for w, g, r in zip(weight, gradient, rates)])
+
+
+def common_clip(gradients, most):
+    norm = sum(g.square().sum() for g in gradients).sqrt()
+    return [g * min(1.0, most / norm.item()) for g in gradients]
+
+
+CHECKS |= {
+    '12.1': number(0.75),
+    '12.2': number(9, 0),
+    '12.3': like(
+        common_clip,
+        lambda g: [[torch.randn(3, generator=g), torch.randn(3, generator=g)], 2.0],
+    ),
+    '12.4': like(
+        convolution_step,
+        lambda g: [*torch.randn(2, 3, 3, 3, 3, generator=g), torch.rand(3, generator=g)],
+    ),
+    '12.5': number(512, 0),
+    '12.6': like(
+        lambda rates: rates.log().mean((1, 2, 3), keepdim=True).exp(),
+        lambda g: [0.1 + torch.rand(3, 2, 3, 3, generator=g)],
+    ),
+}
 
 # 13: following
 
+
+def pick(scores, ious, nearness):
+    ranks = [s * (1 - nearness + nearness * o) for s, o in zip(scores, ious)]
+    return ranks.index(max(ranks)) if ranks else -1
+
+
+def merged(probabilities, ids):
+    result = torch.zeros(probabilities.shape[1:], dtype=torch.int64)
+    for k, p in zip(ids, probabilities):
+        result[(p == probabilities.amax(0)) & (p >= 0.5)] = k
+    return result
+
+
+def random_detections(g):
+    count = int(torch.randint(6, (), generator=g))
+    return [*torch.rand(2, count, generator=g), torch.rand((), generator=g)]
+
+
+CHECKS |= {
+    '13.1': number(0.7167),
+    '13.2': like(pick, random_detections),
+    '13.3': like(
+        lambda box, draws: box + draws * torch.tensor([-2.0, -1, 2, 1]),
+        lambda g: [torch.tensor([5.0, 5, 25, 15]), torch.rand(7, 4, generator=g)],
+    ),
+    '13.4': like(
+        merged,
+        lambda g: [torch.rand(3, 5, 6, generator=g), torch.tensor([3, 7, 8])],
+    ),
+    '13.5': number(18, 0),
+}
+
 # 14: the meta-gradient
+
+
+def bowls(g, steps=3):
+    "A slope v, gradients and symmetric Hessians of some steps, and rates, all of 4 weights."
+    squares = torch.randn(steps, 4, 4, generator=g)
+    return [
+        torch.randn(4, generator=g),
+        torch.randn(steps, 4, generator=g),
+        squares + squares.mT,
+        0.2 * torch.rand(4, generator=g),
+    ]
+
+
+def one_bowl(g):
+    v, gradients, hessians, rates = bowls(g, 1)
+    return [v, gradients[0], hessians[0], rates]
+
+
+def back(v, g, hessian, rates):
+    return v - hessian @ (rates * v), -v * g
+
+
+def way_back(v, gradients, hessians, rates):
+    total = torch.zeros(4)
+    for t in (2, 1, 0):
+        v, part = back(v, gradients[t], hessians[t], rates)
+        total = total + part
+    return v, total
+
+
+def end_of_path(start, target, hessian, rates, steps):
+    for _ in range(steps):
+        start = start - rates * (hessian @ start)
+    return start - target
+
+
+CHECKS |= {
+    '14.1': number(0.008128),
+    '14.2': like(
+        lambda v, rates, h: v * (1 - rates * h) * (1 - rates * h) - v,
+        lambda g: [torch.randn(3, generator=g), *torch.rand(2, 3, generator=g)],
+    ),
+    '14.3': like(back, one_bowl),
+    '14.4': like(way_back, bowls),
+    '14.5': like(end_of_path, lambda g: [*one_bowl(g), 3]),
+    '14.6': like(
+        lambda start, end, rates: (start - end) / rates,
+        lambda g: [*torch.randn(2, 3, 5, generator=g), 0.1 + torch.rand(3, 1, generator=g)],
+    ),
+    '14.7': like(
+        lambda v, gradients: torch.stack([-(v * g).sum(1) for g in gradients]),
+        lambda g: [torch.randn(4, 4, generator=g), torch.randn(4, 4, 4, generator=g)],
+    ),
+    '14.8': number(20, 0),
+}
 
 # 15: tasks
 
+
+def random_ids(g):
+    ids = torch.randint(5, (5, 6), generator=g)
+    ids[0, 0], ids[-1] = 1, 255
+    return [ids]
+
+
+CHECKS |= {
+    '15.1': number(8000),
+    '15.2': like(
+        lambda ids: torch.stack([ids == k for k in range(1, 255) if (ids == k).any()]), random_ids
+    ),
+    '15.3': number(0.5),
+    '15.4': like(
+        lambda first, count, draw: first + 1 + (draw * (count - 1 - first)).long(),
+        lambda g: [*torch.randint(9, (1,), generator=g).tolist(), 12, torch.rand((), generator=g)],
+    ),
+    '15.5': number(20.5, 0.03),
+}
+
 # 16: parent
+
+
+def share(step, steps, warmup):
+    if step < warmup:
+        return torch.tensor((step + 1) / warmup)
+    return torch.cos(torch.tensor(torch.pi / 2 * (step - warmup) / (steps - warmup))) ** 2
+
+
+CHECKS |= {
+    '16.1': number(346.2),
+    '16.2': number(1.5e-4),
+    '16.3': number(2801, 0),
+    '16.4': like(
+        lambda masks, added: torch.cat([masks & (masks ^ added), added[None]]),
+        lambda g: [
+            torch.rand(3, 4, 5, generator=g) < 0.3,
+            torch.rand(4, 5, generator=g) < 0.5,
+        ],
+    ),
+    '16.5': like(share, lambda g: [*torch.randint(40, (1,), generator=g).tolist(), 50, 10]),
+}
 
 # 17: training
 
+
+def finite_tasks(g):
+    gradients = torch.randn(5, 4, generator=g)
+    gradients[1, 2], gradients[4, 0] = float('nan'), float('inf')
+    return [gradients]
+
+
+def running_mean(weights, decay):
+    shares = [(1 - decay) * decay ** (len(weights) - 1 - t) for t in range(len(weights))]
+    shares[0] /= 1 - decay
+    return sum(s * w for s, w in zip(shares, weights))
+
+
+CHECKS |= {
+    '17.1': number(0.0081873),
+    '17.2': like(
+        lambda r, g, lr, highest: (r * (-lr * r * g).exp()).clamp(max=highest),
+        lambda g: [torch.rand(6, generator=g), torch.randn(6, generator=g), 0.5, 0.8],
+    ),
+    '17.3': like(lambda gradients: (gradients[0] + gradients[2:4].sum(0)) / 3, finite_tasks),
+    '17.4': like(running_mean, lambda g: [torch.randn(6, 3, generator=g), 0.8]),
+    '17.5': number(2_000_000),
+}
+
 # 18: study
+
+CHECKS |= {
+    '18.1': number(0.378, 0.03),
+    '18.2': like(
+        lambda a, b, columns: sum(a[k] - b[k] for k in columns) / len(columns),
+        lambda g: [
+            *(100 * torch.rand(2, 10, generator=g)).numpy(),
+            torch.randint(10, (10,), generator=g).numpy(),
+        ],
+    ),
+    '18.3': like(
+        lambda averages: averages.sort()[0][[10, 390]],
+        lambda g: [torch.randn(401, generator=g)],
+    ),
+    '18.4': like(
+        lambda rates: rates.prod() ** (1 / rates.size) + 0 * rates,
+        lambda g: [(0.1 + torch.rand(3, 4, generator=g, dtype=torch.double)).numpy()],
+    ),
+}
+
+# 19: scale
+
+CHECKS |= {
+    '19.1': number(0.62, 0.02),
+    '19.2': number(28571),
+    '19.3': number(2, 0),
+}

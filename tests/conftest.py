@@ -1,6 +1,7 @@
 "Set-up common to the tests: one thread a process, no window, the data that EOSVOS_DATA names."
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ os.environ['MPLBACKEND'] = 'agg'
 NO_DATA = 'EOSVOS_DATA is not set: what needs the shared data is skipped'
 if DATA := os.environ.get('EOSVOS_DATA'):
     os.environ['EOSVOS_DATA'] = DATA = str(Path(DATA).resolve())
+# the study imports a script, and the tests of exercises what the study imports
+sys.path.append(str(Path(__file__).resolve().parent.parent / 'data_scripts'))
 
 
 def pytest_terminal_summary(terminalreporter):
