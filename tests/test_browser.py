@@ -1,0 +1,182 @@
+"The pages of the book in a real browser: on a phone, in the dark, on paper, and without a network."
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / 'docs'
+PAGES = sorted(path.name for path in DOCS.glob('*.html'))
+PHONE, DESK = dict(width=390, height=844), dict(width=1300, height=900)
+# Each check gives a line for whatever is wrong on the page.
+WITHOUT_WORDS = """() => {
+    const pictures = [...document.querySelectorAll('main img, main svg')];
+    const words = (e) => (e.alt ?? e.getAttribute('alt') ?? e.getAttribute('aria-label') ?? '');
+    const poor = (text) => text.trim().length < 12 || /\\.(png|jpe?g|svg)$/.test(text.trim());
+    const drawn = (e) => !e.closest('.katex') && !e.parentElement.closest('svg');
+    const sliders = [...document.querySelectorAll('main input')];
+    return [
+        ...pictures.filter((e) => drawn(e) && poor(words(e))).map((e) => e.outerHTML.slice(0, 90)),
+        ...sliders.filter((e) => !e.labels.length && !e.ariaLabel).map((e) => e.outerHTML),
+    ];
+}"""
+TOO_WIDE = """() => {
+    const boxed = (e) => {
+        for (let box = e.parentElement; box && box.tagName != 'MAIN'; box = box.parentElement)
+            if (['auto', 'scroll'].includes(getComputedStyle(box).overflowX)) return true;
+        return false;
+    };
+    const wide = (e) => e.getBoundingClientRect().right > innerWidth + 1 && !boxed(e);
+    const all = [...document.querySelectorAll('main *')].filter(wide);
+    return [
+        ...(document.documentElement.scrollWidth > innerWidth ? ['the page itself'] : []),
+        ...all.map((e) => e.outerHTML.slice(0, 90)),
+    ];
+}"""
+# WCAG 2: (L1 + 0.05) / (L2 + 0.05) for the relative luminances of text and background
+PALE = """() => {
+    const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    const read = new Map();
+    const rgba = (colour) => {
+        if (!read.has(colour)) {
+            context.clearRect(0, 0, 1, 1);
+            context.fillStyle = colour;
+            context.fillRect(0, 0, 1, 1);
+            const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+            read.set(colour, [r, g, b, a / 255]);
+        }
+        return read.get(colour);
+    };
+    const over = ([r, g, b, a], below) =>
+        [r, g, b].map((value, k) => a * value + (1 - a) * below[k]);
+    const known = new Map();
+    const behind = (e) => {
+        if (!e) return [255, 255, 255];
+        if (!known.has(e))
+            known.set(e, over(rgba(getComputedStyle(e).backgroundColor), behind(e.parentElement)));
+        return known.get(e);
+    };
+    const faded = (e) => e ? getComputedStyle(e).opacity * faded(e.parentElement) : 1;
+    const light = (colour) => colour
+        .map((v) => v / 255)
+        .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+    const contrast = (e, paint, opacity = 1) => {
+        const [r, g, b, a] = rgba(paint), below = behind(e);
+        const [x, y] = [over([r, g, b, a * opacity * faded(e)], below), below].map(light);
+        return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+    };
+    const seen = (e) => e.checkVisibility({checkOpacity: true, checkVisibilityCSS: true});
+    const says = (e) => [...e.childNodes].some((n) => n.nodeType == 3 && n.data.trim());
+    const wrong = new Map();
+    const note = (e, value) => {
+        const {color, fill} = getComputedStyle(e);
+        const kind = `${e.tagName}.${e.getAttribute('class')} ${color} ${fill}`;
+        wrong.set(kind, `${kind} ${value.toFixed(2)}: ${(e.textContent || e.outerHTML).slice(0, 40)}`);
+    };
+    for (const e of document.querySelectorAll('body *')) {
+        if (!says(e) || !seen(e) || e.closest('script, style, option, .katex-mathml')) continue;
+        const style = getComputedStyle(e), value = contrast(e, e.closest('svg') ? style.fill : style.color);
+        if (value < 4.5) note(e, value);
+    }
+    for (const e of document.querySelectorAll('figure svg :is(rect, circle, path, polygon, polyline, ellipse)')) {
+        if (!seen(e)) continue;
+        const {fill, stroke, fillOpacity, strokeOpacity} = getComputedStyle(e);
+        const paints = [[fill, fillOpacity], [stroke, strokeOpacity]].filter(([p]) => p != 'none');
+        const value = Math.max(...paints.map(([paint, opacity]) => contrast(e, paint, opacity)));
+        if (value < 1.5) note(e, value);
+    }
+    return [...wrong.values()];
+}"""
+ON_PAPER = """() => {
+    const seen = (e) => e.checkVisibility({checkVisibilityCSS: true});
+    const beside = '#quarto-header, .sidebar, .nav-page, input, .code-copy-button';
+    const left = [...document.querySelectorAll(beside)].filter(seen);
+    const still = (figure) => [...figure.querySelectorAll('g[data-frame]')].filter(seen).length == 1;
+    const figures = [...document.querySelectorAll('figure:has([data-frame])')];
+    return [...left, ...figures.filter((f) => !still(f))].map((e) => e.outerHTML.slice(0, 90));
+}"""
+
+
+@pytest.fixture(scope='module')
+def tab(browser):
+    "One page for all, and where it notes what goes wrong; whatever is not on the disk is refused."
+    page, faults = browser.new_page(), defaultdict(list)
+    page.route(re.compile('^(?!file:|data:)'), lambda route: route.abort())
+    page.on('request', lambda request: asked(request.url, faults))
+    page.on('pageerror', lambda error: faults['error'].append(str(error)))
+    page.on('console', lambda said: said.type in ('error', 'warning') and faults['console'].append(said.text))
+    yield page, faults
+    page.close()
+
+
+def asked(url, faults):
+    if not url.startswith(('file:', 'data:')):
+        faults['asked for'].append(url)
+
+
+@pytest.fixture
+def book(tab):
+    page, faults = tab
+    faults.clear()
+    return page, faults
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_page(book, name):
+    page, faults = book
+    page.set_viewport_size(DESK)
+    page.emulate_media(media='screen', color_scheme='light')
+    page.goto((DOCS / name).as_uri())
+    faults['a picture without words'] = page.evaluate(WITHOUT_WORDS)
+    folded = page.locator('main details > summary')
+    if folded.count():
+        folded.first.click()
+    page.evaluate('document.querySelectorAll("details").forEach((e) => { e.open = true })')
+    faults['pale in the light'] = page.evaluate(PALE)
+    move_sliders(page, faults)
+    page.emulate_media(color_scheme='dark')
+    page.wait_for_function('document.documentElement.classList.contains("quarto-dark")')
+    faults['pale in the dark'] = page.evaluate(PALE)
+    page.set_viewport_size(PHONE)
+    faults['too wide for a phone'] = page.evaluate(TOO_WIDE)
+    page.set_viewport_size(DESK)
+    page.emulate_media(media='print')
+    faults['on paper'] = page.evaluate(ON_PAPER) + page.evaluate(PALE)
+    faults = {what: lines for what, lines in faults.items() if lines}
+    assert not faults, '\n'.join(f'{what}: {line}' for what in faults for line in faults[what])
+
+
+def move_sliders(page, faults):
+    "Each slider by key, there and back; the picture of its figure changes each time."
+    shown = 'e => [...e.closest("figure").querySelectorAll("g[data-frame]")].findIndex(g => !g.style.display)'
+    sliders = page.locator('figure input[type=range]')
+    for k in range(sliders.count()):
+        slider = sliders.nth(k)
+        before = slider.evaluate(shown)
+        slider.press('End' if slider.input_value() == '0' else 'Home')
+        if slider.evaluate(shown) == before:
+            faults['a slider that moves nothing'].append(slider.evaluate('e => e.outerHTML'))
+
+
+@pytest.mark.parametrize(
+    'words, wanted',
+    [
+        ('learning rate per neuron', 'meta.html'),
+        ('BPTT', 'meta.html'),
+        ('Lovász', 'lovasz.html'),
+    ],
+)
+def test_search(book, words, wanted):
+    page, faults = book
+    page.set_viewport_size(DESK)
+    page.goto((DOCS / 'index.html').as_uri())
+    page.get_by_label('Search').press_sequentially(words)
+    hits = page.locator('.search-result')
+    hits.first.wait_for()
+    found = [hit.get_attribute('href') for hit in hits.all()]
+    assert any(wanted in href for href in found[:5]), found
+    assert not faults
+    hits.first.click()
+    assert words.lower() in page.locator('main').inner_text().lower()
