@@ -38,14 +38,33 @@ FOLD = '#| code-fold: true\n#| code-summary: "Imports"\n'
 NUMBER = r'^\d+w?_'  # what stands before the name of the module: 01_resnet, 1w_core
 BLOB = '/blob/main/'  # how nbdev begins a link to the source, there being no repository URL
 SEARCH = '''(() => {
-  const index = INDEX, fetch = window.fetch;
+  const index = INDEX, fetch = window.fetch, Fuzzy = window.Fuse;
   const found = () => Promise.resolve(new Response(JSON.stringify(index)));
   window.fetch = (url, ...more) =>
     String(url).endsWith("search.json") ? found() : fetch(url, ...more);
+  const plain = (text) => text.normalize("NFD").replace(/\\p{M}/gu, "").toLowerCase();
+  const rank = ({ title, section, text }, words) => {
+    const heading = plain(`${title} ${section}`), all = `${heading} ${plain(text)}`;
+    return [heading.includes(words), all.includes(words),
+      words.split(/\\s+/).every((word) => all.includes(word)), true].indexOf(true);
+  };
+  // what has the words comes first, and similar letters count only where nothing has them
+  window.Fuse = class extends Fuzzy {
+    search(query, { limit }) {
+      const ranks = index.map((item) => ({ item, rank: rank(item, plain(query)) }));
+      const hits = ranks.filter((hit) => hit.rank < 3).sort((a, b) => a.rank - b.rank);
+      return hits.length ? hits.slice(0, limit) : super.search(query, { limit });
+    }
+  };
 })();
 '''
 DEFINITION = ast.FunctionDef | ast.ClassDef
-IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif'}
+IMAGES = {
+    'image/png': 'png',
+    'image/jpeg': 'jpg',
+    'image/gif': 'gif',
+    'image/svg+xml': 'svg',
+}
 MADE = (
     'sidebar.yml',
     'nbdev.yml',
@@ -188,7 +207,10 @@ class Figures:
     def save(self, mime, data):
         self.count += 1
         name = f'{self.page}-{self.count}.{IMAGES[mime]}'
-        (self.to / name).write_bytes(base64.b64decode(join(data)))
+        data = join(data)
+        (self.to / name).write_bytes(
+            data.encode() if mime == 'image/svg+xml' else base64.b64decode(data)
+        )
         return f'figures/{name}'
 
     def outputs(self, cell):
