@@ -16,12 +16,14 @@ import re
 import shutil
 import sys
 import tempfile
+import tomllib
 import warnings
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from urllib.parse import unquote
 
+from _colab import ROAD, for_colab, link
 from smalldocs import config, layout
 from smalldocs.notebook import cell_options, figure
 from smalldocs.site import Site, rel
@@ -487,14 +489,23 @@ def foreign(docs):
 # ---- all of it
 
 
+def repository():
+    "The address of the published project, with which its pages open in Colab; empty where not set."
+    return tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['eosvos']['repository']
+
+
 def build(work):
     "Build everything in the empty folder `work`: the files made, by path, and what is wrong."
     copy_tree(work)
-    proc = process(work)
+    proc, address = process(work), repository()
     figures = Figures(proc / 'figures')
     for path in sorted(proc.glob('*.ipynb')):
         definitions(path)
         figures.notebook(path)
+        if address and path.match(ROAD):
+            nb = json.loads(path.read_text())
+            nb['cells'].insert(1, link(path.name, address))
+            path.write_text(json.dumps(nb))
     text = readme(proc / 'index.ipynb')
     site = Pages(config.load(proc), quiet=True)
     site.build()
@@ -503,6 +514,11 @@ def build(work):
     write_sources(site.linked, docs)
     methods_to_classes(docs)
     make_offline(docs)
+    if address:
+        (docs / 'colab').mkdir()
+        for path in (ROOT / 'nbs').glob(ROAD):
+            copy = for_colab(json.loads(path.read_text()), address)
+            (docs / 'colab' / path.name).write_text(json.dumps(copy, indent=1, ensure_ascii=False))
     (docs / '.nojekyll').touch()
     (docs / 'sitemap.xml').unlink(missing_ok=True)  # holds the time of the build
     made = {
