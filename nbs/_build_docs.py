@@ -60,6 +60,7 @@ SEARCH = '''(() => {
   };
 })();
 '''
+VIEWPORT = '<meta name="viewport" content="width=device-width">'
 DEFINITION = ast.FunctionDef | ast.ClassDef
 IMAGES = {
     'image/png': 'png',
@@ -326,7 +327,7 @@ def write_sources(files, out):
         except ClassNotFound:
             lexer = TextLexer()
         style = {
-            'cssstyles': 'font-size:.9rem',
+            'cssstyles': 'font-size:.9rem; overflow-x:auto',
             'prestyles': 'line-height:135%',
             'style': 'default',
         }
@@ -334,6 +335,7 @@ def write_sources(files, out):
             full=True, title=file, linenos='inline', lineanchors='L', anchorlinenos=True, **style
         )
         text = highlight((ROOT / file).read_text(), lexer, formatter)
+        text = text.replace('<head>', f'<head>{VIEWPORT}', 1)
         to.write_text(re.sub(r'((?:id|name)="|href="#)L-', r'\1L', text))
 
 

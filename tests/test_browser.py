@@ -155,6 +155,16 @@ def test_page(book, name):
     assert not faults, '\n'.join(f'{what}: {line}' for what in faults for line in faults[what])
 
 
+def test_pages_of_the_source(book):
+    page, faults = book
+    page.set_viewport_size(PHONE)
+    sources = sorted((DOCS / 'source').glob('*.html'))
+    assert sources
+    for path in sources:
+        page.goto(path.as_uri())
+        assert not faults and not page.evaluate(TOO_WIDE), (path.name, faults)
+
+
 def move_sliders(page, faults):
     "Each slider by key, to its other end; the picture of its figure changes each time."
     shown = """(slider) => [...slider.closest('figure').querySelectorAll('g[data-frame]')]
