@@ -369,16 +369,11 @@ def make_offline(out):
     (libs / 'search-index.js').write_text(SEARCH.replace('INDEX', index))
     for file in out.rglob('*.css'):
         file.write_text(re.sub(r'@import\s+url\(["\']?https?:[^)]*\);', '', file.read_text()))
-    for file in out.rglob('*.html'):
-        up = '../' * (len(file.relative_to(out).parts) - 1) + 'site_libs'
-        text = (
-            file.read_text()
-            .replace(f'{layout.KATEX}/contrib/', f'{layout.KATEX}/')
-            .replace(layout.KATEX, f'{up}/katex')
-        )
-        file.write_text(
-            text.replace('</head>', f'<script src="{up}/search-index.js"></script>\n</head>', 1)
-        )
+    for file in out.glob('*.html'):  # pages of the source use neither
+        text = file.read_text().replace(f'{layout.KATEX}/contrib/', f'{layout.KATEX}/')
+        text = text.replace(layout.KATEX, 'site_libs/katex')
+        script = '<script src="site_libs/search-index.js"></script>\n</head>'
+        file.write_text(text.replace('</head>', script, 1))
 
 
 # ---- the processed index -> README.md
