@@ -16,12 +16,14 @@ import re
 import shutil
 import sys
 import tempfile
+import tomllib
 import warnings
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from urllib.parse import unquote
 
+from _colab import ROAD, for_colab, link
 from smalldocs import config, layout
 from smalldocs.notebook import cell_options, figure
 from smalldocs.site import Site, rel
@@ -38,14 +40,34 @@ FOLD = '#| code-fold: true\n#| code-summary: "Imports"\n'
 NUMBER = r'^\d+w?_'  # what stands before the name of the module: 01_resnet, 1w_core
 BLOB = '/blob/main/'  # how nbdev begins a link to the source, there being no repository URL
 SEARCH = '''(() => {
-  const index = INDEX, fetch = window.fetch;
+  const index = INDEX, fetch = window.fetch, Fuzzy = window.Fuse;
   const found = () => Promise.resolve(new Response(JSON.stringify(index)));
   window.fetch = (url, ...more) =>
     String(url).endsWith("search.json") ? found() : fetch(url, ...more);
+  const plain = (text) => text.normalize("NFD").replace(/\\p{M}/gu, "").toLowerCase();
+  const rank = ({ title, section, text }, words) => {
+    const heading = plain(`${title} ${section}`), all = `${heading} ${plain(text)}`;
+    return [heading.includes(words), all.includes(words),
+      words.split(/\\s+/).every((word) => all.includes(word)), true].indexOf(true);
+  };
+  // what has the words comes first, and similar letters count only where nothing has them
+  window.Fuse = class extends Fuzzy {
+    search(query, { limit }) {
+      const ranks = index.map((item) => ({ item, rank: rank(item, plain(query)) }));
+      const hits = ranks.filter((hit) => hit.rank < 3).sort((a, b) => a.rank - b.rank);
+      return hits.length ? hits.slice(0, limit) : super.search(query, { limit });
+    }
+  };
 })();
 '''
+VIEWPORT = '<meta name="viewport" content="width=device-width">'
 DEFINITION = ast.FunctionDef | ast.ClassDef
-IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif'}
+IMAGES = {
+    'image/png': 'png',
+    'image/jpeg': 'jpg',
+    'image/gif': 'gif',
+    'image/svg+xml': 'svg',
+}
 MADE = (
     'sidebar.yml',
     'nbdev.yml',
@@ -188,7 +210,10 @@ class Figures:
     def save(self, mime, data):
         self.count += 1
         name = f'{self.page}-{self.count}.{IMAGES[mime]}'
-        (self.to / name).write_bytes(base64.b64decode(join(data)))
+        data = join(data)
+        (self.to / name).write_bytes(
+            data.encode() if mime == 'image/svg+xml' else base64.b64decode(data)
+        )
         return f'figures/{name}'
 
     def outputs(self, cell):
@@ -302,7 +327,7 @@ def write_sources(files, out):
         except ClassNotFound:
             lexer = TextLexer()
         style = {
-            'cssstyles': 'font-size:.9rem',
+            'cssstyles': 'font-size:.9rem; overflow-x:auto',
             'prestyles': 'line-height:135%',
             'style': 'default',
         }
@@ -310,6 +335,7 @@ def write_sources(files, out):
             full=True, title=file, linenos='inline', lineanchors='L', anchorlinenos=True, **style
         )
         text = highlight((ROOT / file).read_text(), lexer, formatter)
+        text = text.replace('<head>', f'<head>{VIEWPORT}', 1)
         to.write_text(re.sub(r'((?:id|name)="|href="#)L-', r'\1L', text))
 
 
@@ -343,16 +369,11 @@ def make_offline(out):
     (libs / 'search-index.js').write_text(SEARCH.replace('INDEX', index))
     for file in out.rglob('*.css'):
         file.write_text(re.sub(r'@import\s+url\(["\']?https?:[^)]*\);', '', file.read_text()))
-    for file in out.rglob('*.html'):
-        up = '../' * (len(file.relative_to(out).parts) - 1) + 'site_libs'
-        text = (
-            file.read_text()
-            .replace(f'{layout.KATEX}/contrib/', f'{layout.KATEX}/')
-            .replace(layout.KATEX, f'{up}/katex')
-        )
-        file.write_text(
-            text.replace('</head>', f'<script src="{up}/search-index.js"></script>\n</head>', 1)
-        )
+    for file in out.glob('*.html'):  # pages of the source use neither
+        text = file.read_text().replace(f'{layout.KATEX}/contrib/', f'{layout.KATEX}/')
+        text = text.replace(layout.KATEX, 'site_libs/katex')
+        script = '<script src="site_libs/search-index.js"></script>\n</head>'
+        file.write_text(text.replace('</head>', script, 1))
 
 
 # ---- the processed index -> README.md
@@ -465,14 +486,23 @@ def foreign(docs):
 # ---- all of it
 
 
+def repository():
+    "The address of the published project, with which its pages open in Colab; empty where not set."
+    return tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['eosvos']['repository']
+
+
 def build(work):
     "Build everything in the empty folder `work`: the files made, by path, and what is wrong."
     copy_tree(work)
-    proc = process(work)
+    proc, address = process(work), repository()
     figures = Figures(proc / 'figures')
     for path in sorted(proc.glob('*.ipynb')):
         definitions(path)
         figures.notebook(path)
+        if address and path.match(ROAD):
+            nb = json.loads(path.read_text())
+            nb['cells'].insert(1, link(path.name, address))
+            path.write_text(json.dumps(nb))
     text = readme(proc / 'index.ipynb')
     site = Pages(config.load(proc), quiet=True)
     site.build()
@@ -481,6 +511,11 @@ def build(work):
     write_sources(site.linked, docs)
     methods_to_classes(docs)
     make_offline(docs)
+    if address:
+        (docs / 'colab').mkdir()
+        for path in (ROOT / 'nbs').glob(ROAD):
+            copy = for_colab(json.loads(path.read_text()), address)
+            (docs / 'colab' / path.name).write_text(json.dumps(copy, indent=1, ensure_ascii=False))
     (docs / '.nojekyll').touch()
     (docs / 'sitemap.xml').unlink(missing_ok=True)  # holds the time of the build
     made = {

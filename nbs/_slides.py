@@ -72,7 +72,9 @@ def sections(notebook):
     for cell in notebook['cells']:
         source = ''.join(cell['source'])
         if cell['cell_type'] == 'code':
-            found[-1][2].extend(cell['outputs'])
+            words = re.match('#\\| fig-alt: "(.*)"', source)
+            alt = html.escape(words[1]) if words else ''
+            found[-1][2].extend(output | dict(alt=alt) for output in cell['outputs'])
             continue
         for paragraph in filter(None, map(str.strip, re.split(r'\n\s*\n', source))):
             heading, _, rest = paragraph.partition('\n')
@@ -101,7 +103,8 @@ def pieces(outputs):
         said = ''.join(output.get('text', '')).strip('\n')
         if kind := next((kind for kind in PICTURES if kind in data), None):
             pixels = ''.join(data[kind]).replace('\n', '')
-            pictures.append(f'<img alt="" src="data:{kind};base64,{pixels}">')
+            src = f'data:{kind};base64,{pixels}'
+            pictures.append(f'<img alt="{output["alt"]}" src="{src}">')
         elif 'text/markdown' in data:
             printed.append(MARKDOWN.render(''.join(data['text/markdown'])))
         elif said and output.get('name') == 'stdout' and said.count('\n') < LINES:

@@ -130,6 +130,8 @@ class Plane:
 
 def _text(x, y, text, size=12, anchor='middle', colour='currentColor', weight=''):
     bold = f' font-weight="{weight}"' if weight else ''
+    if colour != 'currentColor':  # alone it is too pale for words, on white or on black
+        colour = f'color-mix(in srgb, {colour} 50%, currentColor)'
     style = f'font-size="{size}" text-anchor="{anchor}" fill="{colour}"{bold}'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
 

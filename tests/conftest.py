@@ -2,6 +2,7 @@
 
 import os
 import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ os.environ.setdefault(
     'OMP_NUM_THREADS', '1'
 )  # before torch is imported; processes run side by side
 os.environ['MPLBACKEND'] = 'agg'
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))), None)
 NO_DATA = 'EOSVOS_DATA is not set: what needs the shared data is skipped'
 if DATA := os.environ.get('EOSVOS_DATA'):
     os.environ['EOSVOS_DATA'] = DATA = str(Path(DATA).resolve())
@@ -31,6 +33,17 @@ def data() -> Path:  # the folder that EOSVOS_DATA names
         pytest.skip(NO_DATA)
     assert Path(DATA).is_dir(), f'EOSVOS_DATA is {DATA}, which is not a folder'
     return Path(DATA)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    if not CHROMIUM:
+        pytest.skip('there is no Chromium to open the page in')
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        yield chromium
+        chromium.close()
 
 
 def demo_set(root, count):  # folder, frames

@@ -484,7 +484,6 @@ def test_the_command_names_what_is_wrong(tmp_path, monkeypatch):
 # ---- a person at work, in a real browser
 
 FRAMES = 5
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))), None)
 WATCH = """() => {
     window.said = [];
     const see = () => window.said.push(window.eosvos.status.textContent);
@@ -497,17 +496,6 @@ from eosvos.follow import load, variant
 tracker = load('small', 'cpu')
 serve(*sys.argv[1:], replace(tracker, config=variant('e-osvos-2', tracker.config)), browse=False)
 """
-
-
-@pytest.fixture(scope='module')
-def browser():
-    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    if not CHROMIUM:
-        pytest.skip('there is no Chromium to open the page in')
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        yield chromium
-        chromium.close()
 
 
 @contextmanager

@@ -219,6 +219,16 @@ def test_stored_outputs(notebook):
             assert private is None, f'a path of the machine it ran on: {private[0]}'
 
 
+@pytest.mark.parametrize('notebook', **each)
+def test_pictures_have_words(notebook):
+    for cell in json.loads(notebook.read_text())['cells']:
+        kinds = [kind for o in cell.get('outputs', []) for kind in o.get('data', {})]
+        if any(kind.startswith('image/') for kind in kinds):
+            first = cell['source'][0]
+            words = re.fullmatch(r'#\| fig-alt: "([^"]{40,})"\n', first)
+            assert words, f'expected what the figure shows, `#| fig-alt: "..."`, got {first}'
+
+
 # ---- the form of a lesson
 
 

@@ -19,7 +19,7 @@ def markdown(source):
 
 
 def code(*outputs):
-    return dict(cell_type='code', source='1 + 1', outputs=list(outputs))
+    return dict(cell_type='code', source='#| fig-alt: "Two < three"\n1 + 1', outputs=list(outputs))
 
 
 def picture(pixels):
@@ -45,7 +45,7 @@ def test_a_section_is_a_slide_and_a_second_picture_another():
     assert r'\(a_1 &lt; b_2\)' in part and r'\[c_3 &amp; d\]' in part and '<td>1</td>' in part
     assert '<pre>said</pre>' in within and 'grumbled' not in within and 'line' not in within
     assert 'base64,QQ=="' in within and more == (
-        '<h2>Within</h2><img alt="" src="data:image/png;base64,Qg==">'
+        '<h2>Within</h2><img alt="Two &lt; three" src="data:image/png;base64,Qg==">'
     )
     assert 'First' in last and 'Second' in last and 'Never' not in last
 
