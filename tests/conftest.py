@@ -1,7 +1,6 @@
 "Set-up common to the tests: one thread a process, no window, the data that EOSVOS_DATA names."
 
 import os
-import sys
 import shutil
 from pathlib import Path
 
@@ -15,8 +14,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 
 NO_DATA = 'EOSVOS_DATA is not set: what needs the shared data is skipped'
 if DATA := os.environ.get('EOSVOS_DATA'):
     os.environ['EOSVOS_DATA'] = DATA = str(Path(DATA).resolve())
-# the study imports a script, and the tests of exercises what the study imports
-sys.path.append(str(Path(__file__).resolve().parent.parent / 'data_scripts'))
 
 
 def pytest_terminal_summary(terminalreporter):
