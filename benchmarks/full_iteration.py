@@ -69,7 +69,7 @@ def configuration(
         return config
     return replace(
         config,
-        image=replace(config.image, min_side=160, max_side=288),
+        image=replace(config.image, min_side=96, max_side=168),
         roi=replace(config.roi, samples=64),
     )
 

@@ -424,10 +424,11 @@ def processes(options: Namespace) -> list[dict]:
         write_clips(options, root)
         outer_config(options, root)
         command = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node']
+        write_sums(options, root)
+        flags = ['--device', str(options.device), *['--tiny'] * options.tiny]
+        script = [__file__, '--sums', str(root), *flags]
+        subprocess.run([sys.executable, *command, '2', *script], check=True)
         for count in 1, 2:
-            flags = ['--device', str(options.device), *['--tiny'] * options.tiny]
-            script = [__file__, '--sums', str(root), *flags]
-            subprocess.run([sys.executable, *command, str(count), *script], check=True)
             found.append(torch.load(root / f'sums-{count}.pt'))
     one, two = (torch.cat([t.flatten() for t in sums[:-1]]).double() for sums in found)
     row = dict(difference=((one - two).norm() / one.norm()).item(), tasks=found[0][-1][0].item())

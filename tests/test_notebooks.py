@@ -2,7 +2,7 @@
 
 import os
 import sys
-from multiprocessing import get_context
+from multiprocessing import get_context, get_start_method, set_start_method
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ if hasattr(os, 'fork'):
     FRESH.set_forkserver_preload(['torchvision', 'matplotlib.pyplot', 'nbdev.test'])
 
 
-def run(notebook, skipped, log):
+def run(notebook, skipped, log, usual):
     "Run a notebook in this process, which ends with 1 where a cell fails; what it says is logged."
+    set_start_method(usual, force=True)  # for processes that the notebook starts
     with open(log, 'w') as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
@@ -34,7 +35,8 @@ def test_notebook(notebook, tmp_path):
     # cells so marked keep their stored output
     skipped = ['slow'] if os.environ.get('EOSVOS_DATA') else ['slow', 'data']
     log = tmp_path / 'log'
-    process = FRESH.Process(target=run, args=(notebook, skipped, log))
+    arguments = notebook, skipped, log, get_start_method()
+    process = FRESH.Process(target=run, args=arguments)
     process.start()
     process.join(SECONDS)
     process.kill()
