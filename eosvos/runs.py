@@ -176,6 +176,9 @@ def difference(
     return ''
 
 # %% ../nbs/5w_runs.ipynb #146d9763
+_FREE = 'checkpoint_every', 'validate_every', 'workers'  # change nothing of what is learned
+
+
 class Run:
     "A training that can be interrupted. Subclasses know how to `publish` what it has learned."
 
@@ -222,7 +225,8 @@ class Run:
     def load(self, path: Path) -> None:
         "Take up a checkpoint. ValueError where it is none, or of another configuration."
         state = read_foreign(path)
-        if odd := difference(state.get('config', {}), asdict(self.config)):
+        old, new = state.get('config', {}), asdict(self.config)
+        if odd := difference(old, new | {name: old.get(name) for name in _FREE}):
             raise ValueError(f'{path}: holds a run with {odd}')
         self.step = state['step']
         torch._foreach_copy_(self.learned + self.mean, state['learned'] + state['mean'])
@@ -233,13 +237,23 @@ class Run:
         out: Path,  # folder for last.pt, weights.safetensors and log.csv; made if needed
         processes: Processes,
     ) -> None:
-        "Go on where an earlier run in this folder was, if there was one."
+        """Go on where an earlier run in this folder was, if there was one.
+
+        ValueError where it was another run, or where the processes are at different steps."""
         out.mkdir(parents=True, exist_ok=True)
         self.out = out
         if (out / 'last.pt').exists():
             self.load(out / 'last.pt')
-            if processes.rank == 0:
-                self.publish(out / 'weights.safetensors')
+        steps = torch.zeros(processes.world)
+        steps[processes.rank] = self.step
+        processes.sum([steps])
+        if len(steps.unique()) > 1:  # one that began anew would spoil what the others know
+            raise ValueError(
+                f'{out}: expected one step for all processes, got {steps.int().tolist()}; '
+                'the folder must be on a disk that all of them see'
+            )
+        if self.step and processes.rank == 0:
+            self.publish(out / 'weights.safetensors')
         self.rows = read_log(out / 'log.csv', self.step)
         self.start = perf_counter() - float(self.rows[-1][1] if self.rows else 0)
 

@@ -375,6 +375,25 @@ def test_another_configuration_is_refused(lesson, tmp_path):
         train_meta(replace(config, seed=2), root, tmp_path)
     with pytest.raises(ValueError, match='3 processes'):
         task_stream(replace(config, batch=4), root, fake(3), 0)
+    # what decides nothing of what is learned may be another
+    other = replace(config, checkpoint_every=7, workers=1, validate_every=3)
+    assert train_meta(other, root, tmp_path).step == 1
+
+
+def test_a_process_that_does_not_see_the_checkpoint_stops_all(lesson, tmp_path, monkeypatch):
+    root, config = lesson
+    config = replace(config, steps=1, batch=1, workers=0)
+    train_meta(config, root, tmp_path)
+    processes = fake(2)
+
+    def sum_with_another(tensors):  # which is at the beginning
+        assert [t.tolist() for t in tensors] == [[1, 0]]
+
+    monkeypatch.setattr(processes, 'sum', sum_with_another)
+    before = (tmp_path / 'weights.safetensors').stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r'one step for all processes, got \[1, 0\]; '):
+        MetaRun(config, torch.device('cpu')).resume(tmp_path, processes)
+    assert (tmp_path / 'weights.safetensors').stat().st_mtime_ns == before
 
 
 def fake(world):
