@@ -155,7 +155,7 @@ def complete(name: str, runs: Path) -> bool:
     "Whether a training has taken all its steps."
     file = runs / name / 'weights.safetensors'
     notes = read_weights(file)[1]['notes'] if file.exists() else {}
-    return notes.get('outer_steps', notes.get('steps')) == steps_of(name)
+    return notes.get('outer_steps', notes.get('steps')) == str(steps_of(name))
 
 
 def train(name: str, data: Path, runs: Path) -> Path:  # the weights
