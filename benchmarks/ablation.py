@@ -128,7 +128,8 @@ def rows() -> dict[str, tuple[str, list[str]]]:
 def together(*command: str | Path) -> None:
     "Run a program in two processes."
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--no-python']
-    subprocess.run([*torchrun, '--nproc-per-node', '2', *map(str, command)], check=True)
+    # behind the lone `--`, or torchrun takes `--start` for an option of its own
+    subprocess.run([*torchrun, '--nproc-per-node', '2', '--', *map(str, command)], check=True)
 
 
 def with_lovasz(file: Path, new: Path) -> Path:  # the new file

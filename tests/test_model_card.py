@@ -16,7 +16,7 @@ from eosvos.weights import SHIPPED, load_model, load_rates
 RESULTS = Path(__file__).parent.parent / 'benchmarks/ablation'
 
 sys.path.append(str(RESULTS.parent))
-from ablation import complete  # noqa: E402
+from ablation import complete, together  # noqa: E402
 
 
 def card(name):
@@ -113,3 +113,8 @@ def test_the_study_trains_no_parent_where_the_shipped_one_lies(tmp_path):
     (tmp_path / 'parent').mkdir()
     shutil.copy(SHIPPED['parent'], tmp_path / 'parent/weights.safetensors')
     assert complete('parent', tmp_path)
+
+
+def test_the_study_hands_every_option_to_its_program(capfd):
+    together('echo', '--start', 'parent')
+    assert capfd.readouterr().out.splitlines() == ['--start parent'] * 2
