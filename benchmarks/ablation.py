@@ -128,7 +128,8 @@ def rows() -> dict[str, tuple[str, list[str]]]:
 def together(*command: str | Path) -> None:
     "Run a program in two processes."
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--no-python']
-    subprocess.run([*torchrun, '--nproc-per-node', '2', *map(str, command)], check=True)
+    # behind the lone `--`, or torchrun takes `--start` for an option of its own
+    subprocess.run([*torchrun, '--nproc-per-node', '2', '--', *map(str, command)], check=True)
 
 
 def with_lovasz(file: Path, new: Path) -> Path:  # the new file
@@ -155,7 +156,7 @@ def complete(name: str, runs: Path) -> bool:
     "Whether a training has taken all its steps."
     file = runs / name / 'weights.safetensors'
     notes = read_weights(file)[1]['notes'] if file.exists() else {}
-    return notes.get('outer_steps', notes.get('steps')) == steps_of(name)
+    return notes.get('outer_steps', notes.get('steps')) == str(steps_of(name))
 
 
 def train(name: str, data: Path, runs: Path) -> Path:  # the weights

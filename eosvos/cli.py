@@ -72,7 +72,7 @@ class _Segment:
     binarize: int | None = None  # read no ids: pixels of at least this, of 255, are object 1
     colours: bool = False  # read no ids: each colour but black is an object
     resize: bool = False  # scale masks that have the shape of the frames, but not their size
-    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...
+    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
         clip = open_clip(self.frames, self.mask, self.partial)
@@ -137,7 +137,7 @@ class _Benchmark:
     variant: str = 'e-osvos-10'  # e-osvos-T or e-osvos-T-ona: T steps, with online adaptation
     model: str = 'small'  # 'small' (shipped) or a file of weights
     lr: float | None = None  # one learning rate for all inner steps; None: those of the model
-    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...
+    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
         if named_variant(self.variant, self.config) != self.config:
@@ -205,7 +205,7 @@ class _Demo:
     """
 
     out: Path = Path('demo')  # folder for the results
-    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...
+    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
         clip, tracker, out = open_clip(DEMO / 'frames'), load('small', self.device), self.out
@@ -234,7 +234,7 @@ class _App:
     video: Positional[Path | None] = None  # folder of images or a video file; None: the demo clip
     out: Path | None = None  # folder of the project; None: NAME.eosvos here. A project goes on
     model: str = 'small'  # 'small' (shipped) or a file of weights
-    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...
+    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
     port: int = 0  # of 127.0.0.1; 0: one that is free
     browse: bool = True  # open the page in the browser
 
@@ -271,12 +271,12 @@ class _Train:
     Ctrl-C stops after the current step.
     """
 
-    # what to train, and from which values
+    # which preset of values: 'parent', the start of 'small'; 'small', the shipped model; 'paper'
     config: Annotated[tyro.extras.subcommand_type_from_defaults(training.PRESETS), arg(name='')]
     data: Path  # folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/
     out: Path  # folder for checkpoint, weights and logs
     resume: bool = False  # go on with the run in that folder, if there is one
-    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...
+    device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
         training.main(**vars(self))

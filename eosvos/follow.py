@@ -60,17 +60,19 @@ from .weights import load_model, load_rates
 class SegmentConfig:
     "How objects are followed; the defaults are the paper's e-OSVOS-10."
 
-    fine_tune: FineTuneConfig = FineTuneConfig()
+    fine_tune: FineTuneConfig = FineTuneConfig()  # how the mask that is given is learned
     extra_boxes: int = 500  # jittered copies of the last box among the proposals (released code)
     online: bool = False  # online adaptation (section 3.3)
     online_every: int = 5  # frames between two adaptations, I_OnA (section 4.2)
     online_iterations: int = 10  # inner steps of each, T_OnA (section 4.2)
-    online_frames: Literal['released', 'submission', 'paper'] = 'released'  # that are learned
-    online_reset: Literal['first', 'initial', 'none'] = 'first'  # the weights that it starts from
+    # past frames that an adaptation learns beside the first: a choice of the code, or of the paper
+    online_frames: Literal['released', 'submission', 'paper'] = 'released'
+    # weights that an adaptation starts from: tuned on the first frame, untuned, or the last ones
+    online_reset: Literal['first', 'initial', 'none'] = 'first'
     nearness: float = 0.0  # share of the rank that the IoU with the last box decides (paper: 0)
     max_growth: float = 0.0  # a box so many times larger is another thing; 0: believed (the paper)
     fill: float = 0.0  # share of a search window's side that the last box fills; 0: whole frames
-    seed: int = 1
+    seed: int = 1  # of all random draws
 
     def __post_init__(self):
         for name in ('online_frames', 'online_reset'):

@@ -35,7 +35,7 @@ class RunConfig:
     checkpoint_every: int = 50  # steps
     held_out: tuple[str, ...] = HELD_OUT  # names of sequences that are never trained on
     workers: int = 0  # processes that prepare the data, for each training process
-    seed: int = 1
+    seed: int = 1  # of all random draws
 
     def __post_init__(self):
         check_range(self, 1, math.inf, 'steps', 'batch', 'checkpoint_every')

@@ -2,7 +2,8 @@
 
     python nbs/student.py OUT
 
-Hints, checks and the explanations of quizzes stay; they are there to be used while learning.
+Hints, checks and the explanations of quizzes stay; they are there to be used while learning. The
+page for teachers, with the results of the lab, is left out.
 """
 
 import json
@@ -29,7 +30,7 @@ def main(out):
     out.mkdir(parents=True, exist_ok=True)
     for name in ('exercises.py', 'checks.py', 'lesson.py'):
         shutil.copy(NBS / name, out)
-    for path in sorted(NBS.glob('[!_.]*.ipynb')):
+    for path in {*NBS.glob('[!_.]*.ipynb')} - {NBS / 'teach.ipynb'}:
         (out / path.name).write_text(without_answers(path.read_text('utf-8')), 'utf-8')
 
 

@@ -229,3 +229,4 @@ def test_a_folder_for_students(tmp_path):
     main(tmp_path / 'new/student')
     written = {path.name for path in (tmp_path / 'new/student').iterdir()}
     assert written >= {page.name for page in PAGES} | {'checks.py', 'exercises.py', 'lesson.py'}
+    assert 'teach.ipynb' not in written, 'it holds the results of the lab'

@@ -1,6 +1,8 @@
 "The model cards say what was measured: their numbers against the result files of the study."
 
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,9 @@ from eosvos.resnet import FrozenBatchNorm2d
 from eosvos.weights import SHIPPED, load_model, load_rates
 
 RESULTS = Path(__file__).parent.parent / 'benchmarks/ablation'
+
+sys.path.append(str(RESULTS.parent))
+from ablation import complete, together  # noqa: E402
 
 
 def card(name):
@@ -101,3 +106,15 @@ def test_sentences_of_parent():
         f'a hundred at {rate_of_parent(100)}, {hundred[0]} and {hundred[2]} (means of two seeds)',
     ]
     assert [s for s in said if s not in card('parent')] == []
+
+
+def test_the_study_trains_no_parent_where_the_shipped_one_lies(tmp_path):
+    assert not complete('parent', tmp_path)
+    (tmp_path / 'parent').mkdir()
+    shutil.copy(SHIPPED['parent'], tmp_path / 'parent/weights.safetensors')
+    assert complete('parent', tmp_path)
+
+
+def test_the_study_hands_every_option_to_its_program(capfd):
+    together('echo', '--start', 'parent')
+    assert capfd.readouterr().out.splitlines() == ['--start parent'] * 2
