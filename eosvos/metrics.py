@@ -269,6 +269,9 @@ def evaluate(
     if protocol not in ('davis', 'youtube-vos'):
         raise ValueError(f"protocol: expected 'davis' or 'youtube-vos', got {protocol!r}")
     predictions, annotations = Path(predictions), Path(annotations)
+    for folder in predictions, annotations:
+        if not folder.is_dir():
+            raise ValueError(f'{folder}: no such folder')
     if sequences is None and not _mask_names(annotations):
         sequences = sorted(path.name for path in annotations.glob('[!.]*/'))
     places = {name: (predictions / name, annotations / name) for name in sequences or ()}

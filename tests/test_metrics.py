@@ -554,12 +554,9 @@ def test_broken_file(pair):
 def test_folders(pair, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'file').touch()
-    refused(
-        (tmp_path / 'nowhere', pair[1]), tmp_path / 'nowhere/00001.png', 'no such mask'
-    )
-    refused((pair[0], tmp_path / 'nowhere'), tmp_path / 'nowhere', 'found none')
-    refused((tmp_path / 'file', pair[1]), tmp_path / 'file/00001.png', 'no such mask')
-    refused((pair[0], tmp_path / 'file'), tmp_path / 'file', 'found none')
+    for name in 'nowhere', 'file':
+        for folders in (tmp_path / name, pair[1]), (pair[0], tmp_path / name):
+            refused(folders, tmp_path / name, 'no such folder')
     refused((pair[0], tmp_path / 'empty'), tmp_path / 'empty', 'found none')
 
 
