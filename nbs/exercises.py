@@ -37,13 +37,13 @@ def number(right, tolerance=0.01):
     return judge
 
 
-def like(definition, draw, tolerance=1e-4, times=20):
+def like(definition, draw):
     "A judge of functions: like the definition, on the arguments that `draw(generator)` gives."
 
     def judge(answer):
         if not callable(answer):
             return f'a function is asked for, not {answer!r:.60}.'
-        for k in range(times):
+        for k in range(20):
             arguments = draw(generator('exercise', k))
             tried = f'Tried with {described(arguments)}.'
             right = definition(*arguments)
@@ -53,7 +53,7 @@ def like(definition, draw, tolerance=1e-4, times=20):
                 return f'your function raises {type(error).__name__}: {error}. {tried}'
             if found is None or found is ...:
                 return 'not answered yet: your function returns nothing.'
-            if trouble := difference(found, right, tolerance):
+            if trouble := difference(found, right, 1e-4):
                 return f'not yet: {trouble} {tried}'
         return ''
 

@@ -113,7 +113,8 @@ def run(command, here):
         places = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
         environment = {**os.environ, 'PATH': places, 'OMP_NUM_THREADS': '1'}
         bash = ['bash', '-c', f'{command} 2>&1']
-        done = subprocess.run(bash, cwd=here, env=environment, stdout=subprocess.PIPE, text=True)
+        piped = dict(stdout=subprocess.PIPE, text=True, timeout=600)
+        done = subprocess.run(bash, cwd=here, env=environment, **piped)
         return done.returncode, done.stdout
     words = ['bash', '-c', f"printf '%s\\n' {command}"]  # bash reads $(cat FILE)
     name, *words = subprocess.check_output(words, cwd=here, text=True).splitlines()
