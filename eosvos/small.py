@@ -58,8 +58,9 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H / stride, ...)
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        # in place: nobody else needs what a convolution has just made
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x + y if self.shortcut else y
 
 # %% ../nbs/10_small.ipynb #2836471d
@@ -92,7 +93,7 @@ class Lite0(nn.Module):
             self.stages.append(stage)
 
     def forward(self, x: Tensor) -> list[Tensor]:  # (B, 3, H, W) -> C2 ... C5
-        x, features = F.relu6(self.stem(x)), []
+        x, features = F.relu6(self.stem(x), inplace=True), []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in (1, 2, 4, 6):
