@@ -22,7 +22,6 @@ from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
 from time import perf_counter
 
 import torch
@@ -35,38 +34,17 @@ from .painting import ASSETS, MOST_ID, Project, mask_runs, propose
 from .video import Clip, open_clip, write_mask, write_video
 
 # %% ../nbs/9w_app.ipynb #a8120015
-def how_sure(
-    before: Tensor,  # (H, W) bool: the object in the frame next to this one
-    mask: Tensor,  # (H, W) bool: in this one
-    score: float,  # of the detection that the mask belongs to
-) -> float:  # in [0, 1]; 0: the object is nowhere
-    "The score, or what the mask shares with the one before (IoU), whichever is less."
-    if not mask.any():
-        return 0.0
-    return max(0.01, min(score, ((mask & before).sum() / (mask | before).sum()).item()))
-
-
 class _Stopped(Exception):
     "A later message asks for something else."
 
 
-class Session:
-    "What the page asks for, done by one thread."
+class _Worker:
+    "One thread that does what pages ask for, message after message, and tells all of them."
 
-    def __init__(
-        self,
-        project: Project,
-        tracker: Tracker,
-    ):
-        self.project, self.tracker, self.followers = project, tracker, {}
-        self.worker, self.reading = ThreadPoolExecutor(1), Lock()
+    def __init__(self, project):
+        self.project, self.worker = project, ThreadPoolExecutor(1)
         self.asked, self.working = 0, False
-        self.listen = lambda event: None  # gets what every page should know, from any thread
-
-    def image(self, index: int) -> Tensor:  # (3, H, W)
-        "A frame of the clip; a video is read by one thread at a time."
-        with self.reading:
-            return self.project.clip[index]
+        self.pages = set()  # of functions that take an event, from any thread
 
     def receive(
         self,
@@ -107,11 +85,15 @@ class Session:
             answer |= dict(type='error', text=' '.join(str(error).split()) or repr(error))
         if self.working:
             self.working = False
-            self.listen(dict(type='idle'))
+            self.tell(type='idle')
         reply(answer)
 
-    def tell(self, index):
-        self.listen(dict(type='frame', **self.project.about(index)))
+    def tell(self, **event):
+        for page in tuple(self.pages):
+            page(event)
+
+    def show(self, index):
+        self.tell(type='frame', **self.project.about(index))
 
     def watch(self, items, text, count):  # -> the items; the page sees a bar grow
         self.working, start = True, perf_counter()
@@ -120,30 +102,27 @@ class Session:
                 raise _Stopped
             speed = f', {n / (perf_counter() - start):.1f} a second' if n else ''
             line = f'{text} {n + 1} of {count}{speed}'
-            self.listen(dict(type='progress', text=line, share=n / count))
+            self.tell(type='progress', text=line, share=n / count)
             yield item
 
-    def _stroke(self, frame, **stroke):
-        self.project.change('stroke', frame, stroke)
-        self.tell(frame)
+# %% ../nbs/9w_app.ipynb #a8120035
+def how_sure(
+    before: Tensor,  # (H, W) bool: the object in the frame next to this one
+    mask: Tensor,  # (H, W) bool: in this one
+    score: float,  # of the detection that the mask belongs to
+) -> float:  # in [0, 1]; 0: the object is nowhere
+    "The score, or what the mask shares with the one before (IoU), whichever is less."
+    if not mask.any():
+        return 0.0
+    return max(0.01, min(score, ((mask & before).sum() / (mask | before).sum()).item()))
 
-    def _box(self, frame, id, box):
-        inside = propose(self.tracker, self.image(frame), box)
-        if not inside.any():
-            raise ValueError('nothing was found in this box; paint the object instead')
-        self.project.change('stroke', frame, dict(id=id, runs=mask_runs(inside)))
-        self.tell(frame)
 
-    def _undo(self, frame):
-        self.project.change('undo', frame)
-        self.tell(frame)
+class _Following(_Worker):
+    "What Go does."
 
-    def _redo(self, frame):
-        self.project.change('redo', frame)
-        self.tell(frame)
-
-    def _stop(self):
-        pass
+    def __init__(self, project, tracker):
+        super().__init__(project)
+        self.tracker, self.followers = tracker, {}
 
     def _go(self, frame):
         project, count = self.project, len(self.project.clip)
@@ -177,7 +156,7 @@ class Session:
         if not wanted.keys() >= set(known):
             known, follower = [], None
         for key in [key for key in wanted if key not in known]:
-            example = (part.to(self.tracker.device) for part in (self.image(key[0]), wanted[key]))
+            example = (part.to(self.tracker.device) for part in (project.clip[key[0]], wanted[key]))
             count, text = self.tracker.config.fine_tune.iterations, f'Learning object {k}: step'
             watch = partial(self.watch, text=text, count=count)
             if follower:
@@ -197,7 +176,7 @@ class Session:
                 ids = project.mask(last).to(self.tracker.device)
                 for k, follower in active.items():
                     follower.place(ids == k)
-            image = self.image(i).to(self.tracker.device)
+            image = project.clip[i].to(self.tracker.device)
             ids = project.mask(i).to(image.device)
             others = [k for k in starts if k not in active]
             ids[~torch.isin(ids, torch.tensor(others, device=ids.device))] = 0
@@ -208,7 +187,33 @@ class Session:
                 ids.zero_()
             sure = {k: how_sure(before[k], o.mask, o.score) for k, o in active.items()}
             project.found(i, ids.cpu(), sure)
-            self.tell(i)
+            self.show(i)
+
+# %% ../nbs/9w_app.ipynb #a8120037
+class Session(_Following):
+    "What pages may ask for in the `Project` of a clip, with a `Tracker`."
+
+    def _stroke(self, frame, **stroke):
+        self.project.change('stroke', frame, stroke)
+        self.show(frame)
+
+    def _box(self, frame, id, box):
+        inside = propose(self.tracker, self.project.clip[frame], box)
+        if not inside.any():
+            raise ValueError('nothing was found in this box; paint the object instead')
+        self.project.change('stroke', frame, dict(id=id, runs=mask_runs(inside)))
+        self.show(frame)
+
+    def _undo(self, frame):
+        self.project.change('undo', frame)
+        self.show(frame)
+
+    def _redo(self, frame):
+        self.project.change('redo', frame)
+        self.show(frame)
+
+    def _stop(self):
+        pass
 
     def _export(self):
         project, folder = self.project, self.project.folder / 'export'
@@ -219,7 +224,7 @@ class Session:
             for i in self.watch(range(len(clip)), 'Writing: frame', len(clip)):
                 ids = project.mask(i)
                 write_mask(folder / name / f'{clip.names[i]}.png', ids)
-                yield overlay(self.image(i), ids)
+                yield overlay(clip[i], ids)
 
         write_video(folder / f'{name}.mp4', painted(), clip.times)
         shutil.make_archive(folder, 'zip', folder)
@@ -294,17 +299,10 @@ def make_app(
     from starlette.responses import FileResponse, Response
     from starlette.routing import Mount, Route, WebSocketRoute
 
-    project, pages = session.project, set()  # a queue of events for each open page
+    project = session.project
 
     @asynccontextmanager
     async def lifespan(app):
-        loop = asyncio.get_running_loop()
-
-        def tell_all(event):
-            for queue in pages:
-                queue.put_nowait(event)
-
-        session.listen = partial(loop.call_soon_threadsafe, tell_all)
         yield
         await asyncio.to_thread(session.close)
 
@@ -319,7 +317,7 @@ def make_app(
 
     def frame(request):
         buffer = BytesIO()
-        to_pil_image(session.image(index(request))).save(buffer, 'JPEG', quality=90)
+        to_pil_image(project.clip[index(request)]).save(buffer, 'JPEG', quality=90)
         return Response(buffer.getvalue(), headers=_HEADERS, media_type='image/jpeg')
 
     def mask(request):
@@ -336,20 +334,20 @@ def make_app(
     async def talk(socket):
         await socket.accept()
         queue = asyncio.Queue()
-        pages.add(queue)
-        reply = partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
-        queue.put_nowait(await asyncio.to_thread(session.state))
+        page = partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
+        session.pages.add(page)
 
         async def send():
+            await socket.send_json(await asyncio.to_thread(session.state))
             while True:
                 await socket.send_json(await queue.get())
 
         sending = asyncio.create_task(send())
         try:
             while (message := await socket.receive())['type'] == 'websocket.receive':
-                session.receive(message.get('text'), reply)
+                session.receive(message.get('text'), page)
         finally:
-            pages.remove(queue)
+            session.pages.remove(page)
             sending.cancel()
 
     routes = [

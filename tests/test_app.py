@@ -157,7 +157,7 @@ def test_go_follows_forwards_and_backwards(session, clip):
     assert torch.equal(masks(session), clip.truth * (clip.truth == 1))
     paint(session, 5, clip.truth[5] == 2, 2)
     heard = []
-    session.listen = heard.append
+    session.pages.add(heard.append)
     assert ask(session, 'go', frame=0)['type'] == 'done'
     assert torch.equal(masks(session), clip.truth)
     frames = [event['index'] for event in heard if event['type'] == 'frame']
@@ -197,7 +197,7 @@ def test_a_mended_frame_is_learned_stays_and_is_where_it_goes_on(session, clip):
     mended = session.project.mask(4)
     assert mended.sum() == 30 and (clip.truth[4] == 1).sum() == 60
     heard = []
-    session.listen = heard.append
+    session.pages.add(heard.append)
     ask(session, 'go', frame=2)
     assert [event['index'] for event in heard if event['type'] == 'frame'] == [5, 6, 7]
     assert session.followers[1][1] is follower and len(follower.taught) == 2
@@ -251,12 +251,12 @@ def test_a_later_message_ends_what_is_computed(session, clip):
         if event['type'] == 'frame' and event['index'] == 3:
             session.receive('{"type": "stop"}', answers.append)
 
-    session.listen = listen
+    session.pages.add(listen)
     assert ask(session, 'go', frame=0)['to'] == 'go'
     session.worker.submit(int).result(60)
     assert [event['index'] for event in seen if event['type'] == 'frame'] == [1, 2, 3]
     assert seen[-1] == dict(type='idle') and answers == [dict(type='done', to='stop')]
-    session.listen = lambda event: None
+    session.pages.clear()
     ask(session, 'go', frame=3)
     assert torch.equal(masks(session), clip.truth * (clip.truth == 1)), 'and Go goes on from there'
 
@@ -387,6 +387,20 @@ def test_every_page_hears_and_only_the_sender_is_answered(session):
             assert two.receive_json() == dict(type='done', to='undo')
         with browser.websocket_connect(SOCKET) as late:
             assert late.receive_json()['frames'][2]['redo'] == 1
+
+
+def test_how_things_stand_is_the_first_that_a_page_hears(session, monkeypatch):
+    "Also where something is found meanwhile."
+    state = session.state
+
+    def slow():
+        session.show(1)
+        return state()
+
+    monkeypatch.setattr(session, 'state', slow)
+    with client(session) as browser, browser.websocket_connect(SOCKET) as page:
+        assert page.receive_json()['type'] == 'state'
+        assert page.receive_json()['index'] == 1
 
 
 def fuzzed(dice):
