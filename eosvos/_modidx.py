@@ -241,6 +241,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'eosvos.painting.Project.path': ('painting.html#project.path', 'eosvos/painting.py'),
                                  'eosvos.painting.Project.save': ('painting.html#project.save', 'eosvos/painting.py'),
                                  'eosvos.painting.Project.starts': ('painting.html#project.starts', 'eosvos/painting.py'),
+                                 'eosvos.painting._lock': ('painting.html#_lock', 'eosvos/painting.py'),
                                  'eosvos.painting.draw': ('painting.html#draw', 'eosvos/painting.py'),
                                  'eosvos.painting.mask_runs': ('painting.html#mask_runs', 'eosvos/painting.py'),
                                  'eosvos.painting.paint_frame': ('painting.html#paint_frame', 'eosvos/painting.py'),

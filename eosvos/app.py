@@ -68,9 +68,10 @@ class _Worker:
         return dict(type='state', name=name, width=W, height=H, frames=frames, busy=self.working)
 
     def close(self) -> None:
-        "Stop what is being computed, and wait until it has."
+        "Stop what is being computed, wait until it has, and let go of the project."
         self.asked += 1
         self.worker.shutdown()
+        self.project.close()
 
     def _do(self, message, ticket, reply):
         kind = message.pop('type')

@@ -235,6 +235,7 @@ def test_what_is_painted_and_found_survives_a_kill(session, clip):
     paint(session, 0, clip.truth[0] == 1, 1)
     ask(session, 'go', frame=0)
     ask(session, 'stroke', frame=3, id=0, size=4, points=[[10, 7]])
+    session.close()
     again = Project(clip, session.project.folder)
     assert again.data == session.project.data and again.data['todo'] == [3]
     told = [[p.about(i) for i in range(COUNT)] for p in (again, session.project)]
@@ -284,8 +285,18 @@ def test_errors_are_answered_and_the_next_message_is_done(session, clip, monkeyp
     assert ask(session, 'stroke', frame=0, id=1, size=3, points=[[1, 1]])['type'] == 'done'
 
 
+def test_one_project_at_a_time_works_in_a_folder(clip, tmp_path):
+    project = Project(clip, tmp_path / 'mine')
+    before = files_below(tmp_path)
+    with pytest.raises(ValueError, match='mine: another eosvos app works in it; end that one'):
+        Project(clip, tmp_path / 'mine')
+    assert files_below(tmp_path) == before
+    project.close()
+    Project(clip, tmp_path / 'mine').close()
+
+
 def test_a_folder_of_something_else_is_refused(clip, tmp_path):
-    Project(clip, tmp_path / 'mine')
+    Project(clip, tmp_path / 'mine').close()
     short = type(clip)(clip[:3])
     short.names = clip.names[:3]
     with pytest.raises(ValueError, match='mine: belongs to another clip, with frames .*, got'):
@@ -621,6 +632,8 @@ def test_a_person_paints_goes_mends_and_exports(browser, cup, tmp_path):
         person = Person(browser, address)
         page = person.page
         assert '127.0.0.1' in address and not person.ids().any()
+        second = invoke(['app', cup, '--out', project, '--no-browse'])
+        assert f'{project}: another eosvos app works in it; end that one' in second.stderr
         # paint, erase, undo, redo
         for stroke in by_hand(true[0], 30):
             person.paint(stroke, 30)
