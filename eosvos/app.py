@@ -9,6 +9,7 @@ __all__ = ['how_sure', 'Session', 'read_message', 'make_app', 'serve']
 import asyncio
 import gzip
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -22,6 +23,8 @@ from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
 from time import perf_counter
 
 import torch
@@ -64,8 +67,7 @@ class _Worker:
         "How things stand, for a page that has just come."
         clip, (H, W) = self.project.clip, self.project.clip.size
         frames = [self.project.about(i) for i in range(len(clip))]
-        name = self.project.folder.stem
-        return dict(type='state', name=name, width=W, height=H, frames=frames, busy=self.working)
+        return dict(type='state', width=W, height=H, frames=frames, busy=self.working)
 
     def close(self) -> None:
         "Stop what is being computed, wait until it has, and let go of the project."
@@ -279,6 +281,79 @@ def read_message(
             raise ValueError(f'{kind}: expected another {name}, got {message[name]!r:.80}')
     return message
 
+# %% ../nbs/9w_app.ipynb #a8120039
+async def _receive(stream, folder):  # -> the beginning of a hash of all that came
+    "Write the files of a request, each of which follows its size in 8 bytes. ValueError."
+    digest, rest, left, count = sha256(), b'', 0, 0
+    async for chunk in stream:
+        digest.update(chunk)
+        rest += chunk
+        while len(rest) >= (1 if left else 8):
+            if not left:
+                path, count = folder / f'{count:05d}', count + 1
+                left, rest = int.from_bytes(rest[:8], 'little'), rest[8:]
+            with path.open('ab') as file:
+                file.write(rest[:left])
+            left, rest = max(0, left - len(rest)), rest[left:]
+    if left or rest or not count:
+        raise ValueError('expected files, each behind its size; something is missing')
+    return digest.hexdigest()[:8]
+
+
+class _Clips:
+    "What a server has open: the clip that it began with, which has no name, and others."
+
+    def __init__(self, first, root):
+        self.first, self.folder, self.root = first, first.project.folder, root
+        self.sessions, self.opening = {'': first}, Lock()
+        for left in self.folder.glob('.upload-*'):  # by a server that was killed
+            shutil.rmtree(left, ignore_errors=True)
+
+    def names(self):
+        "Of all clips, in the order in which they came."
+        found = sorted(self.folder.glob('clip-????????'), key=os.path.getmtime)
+        return ['', *(path.name for path in found)]
+
+    def addresses(self):
+        "And what the page calls them."
+        return [(self.address(name), name or self.folder.stem) for name in self.names()]
+
+    def address(self, name):
+        return f'{self.root}clips/{name}/' if name else self.root
+
+    def open(self, name, *pages):
+        "The session of a clip, which from now on tells these pages. ValueError."
+        with self.opening:
+            if name not in self.names():
+                raise ValueError(f'{name}: there is no such clip')
+            for other, session in [*self.sessions.items()]:
+                if other not in ('', name) and not session.pages:
+                    self.sessions.pop(other).close()
+            if name not in self.sessions:
+                files = sorted((self.folder / name).iterdir())
+                clip = Clip(files) if len(files) > 1 else open_clip(files[0])
+                project = Project(clip, self.folder / f'{name}.eosvos')
+                self.sessions[name] = Session(project, self.first.tracker)
+            self.sessions[name].pages.update(pages)
+            return self.sessions[name]
+
+    async def receive(self, stream):
+        "Keep the files of a request, open them, and give the clip a name. ValueError."
+        with TemporaryDirectory(prefix='.upload-', dir=self.folder) as temporary:
+            came = Path(temporary) / 'clip'
+            came.mkdir()
+            name = f'clip-{await _receive(stream, came)}'
+            place = self.folder / name
+            if not place.exists():
+                came.rename(place)
+        try:
+            await asyncio.to_thread(self.open, name)
+        except ValueError as error:
+            if not place.with_suffix('.eosvos').exists():
+                shutil.rmtree(place)
+            raise ValueError(str(error).replace(f'{place}{os.sep}', '')) from error
+        return name
+
 # %% ../nbs/9w_app.ipynb #a8120019
 _HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' data:; base-uri 'none'",
@@ -286,6 +361,37 @@ _HEADERS = {
     'X-Content-Type-Options': 'nosniff',
     'Cache-Control': 'no-store',
 }
+
+
+def _named(request):  # the clip that an address belongs to
+    return request.path_params.get('clip', '')
+
+
+async def _talk(clips, socket):
+    "Tell a page how its clip stands and what becomes of it, and have done what it asks for."
+    await socket.accept()
+    queue = asyncio.Queue()
+    page = partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
+    try:
+        session = await asyncio.to_thread(clips.open, _named(socket), page)
+    except (ValueError, OSError) as error:
+        await socket.send_json(dict(type='error', text=str(error)))
+        await socket.receive()
+        return
+
+    async def send():
+        state = await asyncio.to_thread(session.state)
+        await socket.send_json(state | dict(clips=clips.addresses()))
+        while True:
+            await socket.send_json(await queue.get())
+
+    sending = asyncio.create_task(send())
+    try:
+        while (message := await socket.receive())['type'] == 'websocket.receive':
+            session.receive(message.get('text'), page)
+    finally:
+        session.pages.remove(page)
+        sending.cancel()
 
 
 def make_app(
@@ -297,69 +403,64 @@ def make_app(
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import FileResponse, Response
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import FileResponse, PlainTextResponse, Response
     from starlette.routing import Mount, Route, WebSocketRoute
 
-    project = session.project
+    clips = _Clips(session, f'/{token}/')
 
     @asynccontextmanager
     async def lifespan(app):
         yield
-        await asyncio.to_thread(session.close)
+        for session in clips.sessions.values():
+            await asyncio.to_thread(session.close)
 
     def asset(name):
         path = ASSETS / (name or 'index.html')
         return Route(f'/{name}', lambda _: FileResponse(path, headers=_HEADERS))
 
-    def index(request):
-        if request.path_params['index'] >= len(project.clip):
+    def wanted(request):  # -> a project, and a frame of it
+        session, index = clips.sessions.get(_named(request)), request.path_params.get('index', 0)
+        if session is None or index >= len(session.project.clip):
             raise HTTPException(404)
-        return request.path_params['index']
+        return session.project, index
 
     def frame(request):
+        project, index = wanted(request)
         buffer = BytesIO()
-        to_pil_image(project.clip[index(request)]).save(buffer, 'JPEG', quality=90)
+        to_pil_image(project.clip[index]).save(buffer, 'JPEG', quality=90)
         return Response(buffer.getvalue(), headers=_HEADERS, media_type='image/jpeg')
 
     def mask(request):
-        ids = project.mask(index(request)).byte().numpy().tobytes()
+        project, index = wanted(request)
+        ids = project.mask(index).byte().numpy().tobytes()
         headers = _HEADERS | {'Content-Encoding': 'gzip'}
         return Response(gzip.compress(ids, 1), headers=headers, media_type='application/x-ids')
 
     def archive(request):
+        project, _ = wanted(request)
         path = project.folder / 'export.zip'
         if not path.exists():
             raise HTTPException(404)
         return FileResponse(path, headers=_HEADERS, filename=f'{project.folder.stem}.zip')
 
-    async def talk(socket):
-        await socket.accept()
-        queue = asyncio.Queue()
-        page = partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
-        session.pages.add(page)
-
-        async def send():
-            await socket.send_json(await asyncio.to_thread(session.state))
-            while True:
-                await socket.send_json(await queue.get())
-
-        sending = asyncio.create_task(send())
+    async def upload(request):
         try:
-            while (message := await socket.receive())['type'] == 'websocket.receive':
-                session.receive(message.get('text'), page)
-        finally:
-            session.pages.remove(page)
-            sending.cancel()
+            address = clips.address(await clips.receive(request.stream()))
+            return PlainTextResponse(address, headers=_HEADERS)
+        except (ValueError, OSError, ClientDisconnect) as error:
+            return PlainTextResponse(str(error), 400, _HEADERS)
 
     routes = [
         *map(asset, ('', 'canvas.js', 'style.css')),
         Route('/frame/{index:int}', frame),
         Route('/mask/{index:int}', mask),
         Route('/export.zip', archive),
-        WebSocketRoute('/socket', talk),
+        Route('/open', upload, methods=['POST']),
+        WebSocketRoute('/socket', partial(_talk, clips)),
     ]
     local = Middleware(TrustedHostMiddleware, allowed_hosts=['127.0.0.1', 'localhost'])
-    below = [Mount(f'/{token}', routes=routes)]
+    below = [Mount(clips.address(name), routes=routes) for name in ('{clip}', '')]
     return Starlette(routes=below, middleware=[local], lifespan=lifespan)
 
 

@@ -90,7 +90,7 @@ def _lock(folder):  # -> a connection that holds the folder until it is closed, 
     held = sqlite3.connect(folder / 'lock', 0, isolation_level=None, check_same_thread=False)
     told = f'{folder}: another eosvos app works in it; end that one, or name another folder'
     with as_value_error(told, sqlite3.Error):
-        held.execute('BEGIN EXCLUSIVE')
+        held.executescript('PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE')
     return held
 
 

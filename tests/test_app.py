@@ -11,12 +11,14 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from command import invoke
+from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -25,7 +27,7 @@ from eosvos.app import Session, make_app, read_message
 from eosvos.core import DEMO, demo_frame
 from eosvos.metrics import jaccard
 from eosvos.painting import Project, draw, mask_runs
-from eosvos.video import open_clip, read_mask
+from eosvos.video import Clip, open_clip, read_mask
 
 H, W, COUNT = 24, 40, 8
 LOCAL = '127.0.0.1'
@@ -414,6 +416,127 @@ def test_how_things_stand_is_the_first_that_a_page_hears(session, monkeypatch):
         assert page.receive_json()['index'] == 1
 
 
+# ---- other clips
+
+
+def picture(value, size=(W, H)):  # the bytes of a PNG of one grey
+    buffer = BytesIO()
+    Image.new('L', size, value).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def packed(*files):  # as the page sends them
+    return b''.join(len(file).to_bytes(8, 'little') + file for file in files)
+
+
+def parts(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_pictures_that_a_page_sends_are_a_clip_with_a_project_of_its_own(session, tmp_path):
+    ask(session, 'stroke', frame=0, id=1, size=5, points=[[10, 10]])
+    body, folder, before = packed(picture(51), picture(102)), session.project.folder, masks(session)
+    with client(session) as browser:
+        address = browser.post('/secret/open', content=body).text
+        name = re.fullmatch('/secret/clips/(clip-[0-9a-f]{8})/', address)[1]
+        assert {path.name for path in folder.glob('clip*')} == {name, f'{name}.eosvos'}
+        assert [path.read_bytes() for path in sorted((folder / name).iterdir())] == [
+            picture(51),
+            picture(102),
+        ]
+        with browser.websocket_connect(f'ws://{LOCAL}{address}socket') as page:
+            state = page.receive_json()
+            assert (state['width'], state['height'], len(state['frames'])) == (W, H, 2)
+            assert state['clips'] == [['/secret/', 'project'], [address, name]]
+            page.send_json(dict(type='stroke', frame=1, id=4, size=9, points=[[30, 9]]))
+            assert page.receive_json()['painted'] == [4]
+        image = Image.open(BytesIO(browser.get(f'{address}frame/1').content))
+        assert image.size == (W, H) and image.getpixel((0, 0)) == (102, 102, 102)
+        assert browser.get(f'{address}frame/2').status_code == 404
+        assert browser.get(f'{address}canvas.js').status_code == 200
+        ids = np.frombuffer(browser.get(f'{address}mask/1').content, np.uint8)
+        assert ids.max() == 4
+        assert torch.equal(masks(session), before), 'the other clip is as it was'
+        # the same again is the same clip
+        assert browser.post(f'{address}open', content=body).text == address
+        other = browser.post('/secret/open', content=packed(picture(7))).text
+        assert other != address
+        assert browser.get(f'{address}mask/1').status_code == 404, 'closed, as no page shows it'
+        with browser.websocket_connect(f'ws://{LOCAL}{address}socket') as page:
+            assert page.receive_json()['frames'][1]['painted'] == [4]
+            with browser.websocket_connect(f'ws://{LOCAL}{other}socket'):
+                assert browser.get(f'{address}mask/1').status_code == 200
+        for clip in ('clip-00000000', f'{name}.eosvos', 'base', '%2e%2e%2fx'):
+            assert browser.get(f'/secret/clips/{clip}/frame/0').status_code == 404, clip
+        with browser.websocket_connect(f'ws://{LOCAL}/secret/clips/base/socket') as page:
+            assert page.receive_json() == dict(type='error', text='base: there is no such clip')
+        assert browser.post('/other/open', content=body).status_code == 404
+    frames = Clip(sorted((folder / name).iterdir()))
+    Project(frames, folder / f'{name}.eosvos').close()  # nobody holds it any more
+
+
+@pytest.mark.parametrize(
+    'body, said',
+    [
+        (packed(b'a letter'), '00000: cannot be read as a video'),
+        (packed(b''), '00000: cannot be read as a video'),
+        (packed(picture(1), b'no'), "00001: cannot be read as a picture: .* image file '00001'"),
+        (packed(picture(1), picture(2, (9, 9))), '00001: expected 40x24 pixels .*, got 9x9 pixels'),
+        (packed(picture(1))[:-1], 'expected files, each behind its size; something is missing'),
+        (packed(picture(1)) + b'\1', 'expected files, each behind its size; something is missing'),
+        (b'', 'expected files, each behind its size; something is missing'),
+        (b'\xff' * 1000, 'expected files, each behind its size; something is missing'),
+    ],
+)
+def test_what_is_no_clip_is_named_and_removed(session, body, said):
+    before = parts(session.project.folder)
+    with client(session) as browser:
+        answer = browser.post('/secret/open', content=body)
+        assert answer.status_code == 400 and re.match(said, answer.text), answer.text
+        assert '\n' not in answer.text and parts(session.project.folder) == before
+
+
+def run_beside(work):
+    "Run a coroutine in another thread: Playwright may hold a loop in this one."
+    with ThreadPoolExecutor(1) as beside:
+        return beside.submit(asyncio.run, work).result()
+
+
+async def post(app, chunks, whole=True, path='/secret/open'):
+    "Send a request in these chunks, and break off unless it is whole; the answer's status."
+    events = [dict(type='http.request', body=chunk, more_body=True) for chunk in chunks]
+    events.append(dict(type='http.request' if whole else 'http.disconnect', body=b''))
+    answer, headers = [], [(b'host', LOCAL.encode())]
+
+    async def receive():
+        return events.pop(0)
+
+    async def send(event):
+        answer.append(event.get('status'))
+
+    kind = dict(type='http', method='POST', http_version='1.1', scheme='http')
+    await app(
+        kind | dict(path=path, headers=headers, query_string=b'', root_path=''), receive, send
+    )
+    return answer[0]
+
+
+def test_an_upload_in_small_pieces_and_one_that_breaks_off(session):
+    body, folder = packed(picture(3), picture(5)), session.project.folder
+    pieces = [body[n : n + 5] for n in range(0, len(body), 5)]
+    (folder / '.upload-killed').mkdir()
+    app, before = make_app(session, 'secret'), ['base', 'lock', 'masks', 'project.json']
+    assert parts(folder) == before, 'what a killed server has left is gone'
+    for cut in (0, 1, 2, 12, len(pieces)):
+        assert run_beside(post(app, pieces[:cut], whole=False)) == 400
+        assert parts(folder) == before
+    assert run_beside(post(app, pieces)) == 200
+    assert [len(path.read_bytes()) for path in sorted(folder.glob('clip-????????/*'))] == [
+        len(picture(3)),
+        len(picture(5)),
+    ]
+
+
 def fuzzed(dice):
     "Something that looks more or less like a message."
     odd = [None, True, -1, 10**9, 0.5, 'x', '../../up', [], {}, [[1]], float('nan'), 'ü\0\n']
@@ -440,7 +563,22 @@ def files_below(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if 'project' not in p.parts}
 
 
-async def talk(session, messages):
+def fuzzed_upload(dice):
+    "Chunks that look more or less like pictures which a page sends; and where to."
+    odd = [b'', b'\0' * 9, b'no picture', dice.randbytes(40), picture(8, (5, 5))]
+    files = [picture(dice.randrange(4)) for _ in range(dice.randint(1, 3))]
+    if dice.random() < 0.5:
+        files.insert(dice.randrange(3), dice.choice(odd))
+    body = packed(*files)
+    if dice.random() < 0.3:
+        cut = dice.randrange(len(body))
+        body = body[:cut] + dice.choice([b'', dice.randbytes(9)]) + body[cut + dice.randrange(9) :]
+    cut = dice.randrange(len(body))
+    paths = 'open', 'clips/../open', 'clips/../../up/open', 'clips/\0/open', 'clips/clip-x/open'
+    return [body[:cut], body[cut:]], dice.random() < 0.9, f'/secret/{dice.choice(paths)}'
+
+
+async def talk(session, messages, uploads=()):
     "Send messages to the socket as a server would, and return what comes back."
     app, inbox, heard = make_app(session, 'secret'), asyncio.Queue(), []
     answered = asyncio.Semaphore(0)
@@ -462,7 +600,8 @@ async def talk(session, messages):
                     await answered.acquire()
         inbox.put_nowait(dict(type='websocket.disconnect', code=1001))
         await page
-    return heard
+        statuses = [await post(app, *upload) for upload in uploads]
+    return heard, statuses
 
 
 def test_fuzzed_messages_never_end_the_server_nor_leave_the_folder(session, tmp_path, monkeypatch):
@@ -471,19 +610,19 @@ def test_fuzzed_messages_never_end_the_server_nor_leave_the_folder(session, tmp_
     monkeypatch.chdir(tmp_path / 'beside')
     monkeypatch.setattr(module, 'write_video', lambda path, images, times: list(images))
     before, dice = files_below(tmp_path), random.Random(1)
-    texts = [fuzzed(dice) for _ in range(9_999)]
+    texts, uploads = [fuzzed(dice) for _ in range(9_999)], [fuzzed_upload(dice) for _ in range(200)]
     messages = [{dice.choice(['text'] * 20 + ['bytes']): text} for text in texts]
     flood = dict(type='stroke', frame=0, id=1, size=500, points=[[5, 5]])
-    talking = talk(session, [*messages, dict(text=json.dumps(flood))])
-    with ThreadPoolExecutor(1) as beside:  # Playwright may hold a loop in this thread
-        heard = beside.submit(asyncio.run, talking).result()
-    kinds = Counter(event.get('type') for event in heard)
+    heard, statuses = run_beside(talk(session, [*messages, dict(text=json.dumps(flood))], uploads))
+    kinds, codes = Counter(event.get('type') for event in heard), Counter(statuses)
     assert kinds['done'] + kinds['error'] == 10_000 and min(kinds['done'], kinds['error']) > 1000
+    assert codes.keys() == {200, 400, 404} and min(codes.values()) > 20
     assert (session.project.mask(0) == 1).all(), 'the last message was done like any other'
     assert files_below(tmp_path) == before, 'nothing beside the project was touched'
     known = {f'{name}.png' for name in session.project.clip.names}
-    known |= {'project.json', 'masks', 'base', 'export', 'export.zip', 'project'}
-    assert {p.name for p in session.project.folder.rglob('*')} <= known
+    known |= {'project.json', 'lock', 'masks', 'base', 'export', 'export.zip', 'project'}
+    names = {p.name for p in session.project.folder.rglob('*')} - known
+    assert all(re.fullmatch(r'clip-[0-9a-f]{8}(\.eosvos)?|\d{5}(\.png)?', name) for name in names)
 
 
 # ---- the command
