@@ -27,7 +27,7 @@ from eosvos.app import Session, make_app, read_message
 from eosvos.core import DEMO, demo_frame
 from eosvos.metrics import jaccard
 from eosvos.painting import Project, draw, mask_runs
-from eosvos.video import Clip, open_clip, read_mask
+from eosvos.video import Clip, open_clip, read_mask, write_video
 
 H, W, COUNT = 24, 40, 8
 LOCAL = '127.0.0.1'
@@ -689,8 +689,15 @@ class Person:
 
     def open(self):
         self.page.goto(self.address)
-        self.sees('#number', f'1 of {FRAMES}')
+        self.opened(FRAMES)
+
+    def opened(self, count):
+        "Wait until the first of so many frames is there."
+        self.sees('#number', f'1 of {count}')
         self.settles()
+
+    def picks(self, *files):
+        self.page.set_input_files('#files', files)
 
     def sees(self, where, text):
         self.expect(self.page.locator(where)).to_have_text(text)
@@ -717,7 +724,7 @@ class Person:
     def paint(self, points, size=None):  # pixels of the frame
         canvas = self.page.locator('#stage canvas')
         box = canvas.bounding_box()
-        scale = box['width'] / 640
+        scale = box['width'] / self.page.evaluate('window.eosvos.painter.width')
         if size:
             self.page.get_by_label('Width').fill(str(size))
         for n, (x, y) in enumerate(points):
@@ -872,6 +879,65 @@ def test_box_phone_and_keyboard(browser, address):
     person.press('End', 'ArrowLeft')
     person.sees('#number', f'{FRAMES - 1} of {FRAMES}')
     assert not person.faults
+    page.close()
+
+
+def test_other_clips_and_the_webcam(browser, address, tmp_path):
+    video, letter = tmp_path / 'holiday.mp4', tmp_path / 'a letter.txt'
+    write_video(video, [torch.full((3, 60, 80), i / 4) for i in range(4)])
+    letter.write_text('dear')
+    for name, grey in (('b10.png', 200), ('b9.png', 100)):
+        (tmp_path / name).write_bytes(picture(grey))
+    person = Person(browser, address)
+    page, first = person.page, person.ids()
+    assert page.locator('#clips').input_value() == address[address.index('/', 8) :]
+    person.picks(letter)
+    told = 'a letter.txt: cannot be read as a video: Invalid data found when processing input'
+    person.sees('#status', told)
+    person.paint([(70, 70)], 20)
+    painted = person.ids()
+    assert not np.array_equal(painted, first)
+    # a video; back to the first clip; the video again
+    person.picks(video)
+    person.opened(4)
+    assert page.url.startswith(f'{address}clips/clip-') and person.ids().shape == (60, 80)
+    person.press('3')
+    person.paint([(20, 20)], 10)
+    assert person.ids()[20, 20] == 3
+    page.locator('#clips').select_option(index=0)
+    person.opened(FRAMES)
+    assert page.url == address and np.array_equal(person.ids(), painted)
+    person.press('Control+z')
+    person.picks(video)
+    person.opened(4)
+    assert person.ids()[20, 20] == 3
+    # pictures, in the order of their names
+    person.picks(tmp_path / 'b10.png', tmp_path / 'b9.png')
+    person.opened(2)
+    grey = """async (index) => {
+        const context = new OffscreenCanvas(1, 1).getContext('2d');
+        context.drawImage(await eosvos.picture(index), 0, 0);
+        return context.getImageData(0, 0, 1, 1).data[0];
+    }"""
+    assert [page.evaluate(grey, index) for index in (0, 1)] == [100, 200]
+    # a recording
+    before = page.url
+    page.get_by_role('button', name='Webcam').click()
+    camera = page.locator('#camera')
+    person.expect(camera).to_be_visible()
+    person.expect(page.locator('#stage canvas')).to_be_hidden()
+    page.evaluate("""() => new Promise((done) => {
+        const { camera } = eosvos;
+        camera.ontimeupdate = () => { if (camera.currentTime > 0.5) done(); };
+    })""")
+    page.get_by_role('button', name='End').click()
+    page.wait_for_url(lambda url: url not in (before, address))
+    person.expect(page.locator('#number')).to_have_text(re.compile('^1 of [0-9]+$'))
+    assert person.ids().shape == (480, 640)
+    person.expect(camera).to_be_hidden()
+    page.click('#go')
+    person.sees('#status', 'paint an object first')
+    assert not person.faults and all(url.startswith(address) for url in person.asked)
     page.close()
 
 
