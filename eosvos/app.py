@@ -368,7 +368,7 @@ def _named(request):  # the clip that an address belongs to
 
 
 async def _talk(clips, socket):
-    "Tell a page how its clip stands and what becomes of it, and have done what it asks for."
+    "Tell a page how its clip stands and what becomes of it, and have its messages done."
     await socket.accept()
     queue = asyncio.Queue()
     page = partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
