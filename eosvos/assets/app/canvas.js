@@ -345,6 +345,7 @@ class Page {
 
   async record() {  // until it is pressed again
     if (this.recorder) { this.recorder.stop(); return; }
+    this.webcam.disabled = true;  // somebody is asked first
     try {
       const stream = await navigator.mediaDevices.getUserMedia({ video: true }), parts = [];
       const recorder = this.recorder = new MediaRecorder(stream);
@@ -368,6 +369,7 @@ class Page {
     } catch (error) {
       this.say(`No webcam: ${error.message}`, true);
     }
+    this.webcam.disabled = false;
   }
 
   start() {
