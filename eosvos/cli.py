@@ -231,7 +231,8 @@ class _Demo:
 class _App:
     "Paint objects on a page in the browser, and see them followed. Nothing leaves this machine."
 
-    video: Positional[Path | None] = None  # folder of images or a video file; None: the demo clip
+    # folder of images or a video file, None: the demo clip; the page opens others
+    video: Positional[Path | None] = None
     out: Path | None = None  # folder of the project; None: NAME.eosvos here. A project goes on
     model: str = 'small'  # 'small' (shipped) or a file of weights
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
