@@ -190,6 +190,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'eosvos.mask_rcnn.RoIHeads.boxes': ('mask_rcnn.html#roiheads.boxes', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.RoIHeads.losses': ('mask_rcnn.html#roiheads.losses', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.RoIHeads.masks': ('mask_rcnn.html#roiheads.masks', 'eosvos/mask_rcnn.py'),
+                                  'eosvos.mask_rcnn._again': ('mask_rcnn.html#_again', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.check_targets': ('mask_rcnn.html#check_targets', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.choose_rois': ('mask_rcnn.html#choose_rois', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.preprocess': ('mask_rcnn.html#preprocess', 'eosvos/mask_rcnn.py'),

@@ -159,6 +159,7 @@ class FineTuneConfig:
 
     iterations: int = 10  # inner steps, T
     batch: int = 3  # augmented copies of the frame a step (released code; the paper does not say)
+    accumulate: bool = False  # gradients copy by copy: less memory, more time
     clip: float | None = None  # greatest norm of the gradient
     view: AugmentConfig = AugmentConfig()  # flip, rotation and zoom of the copies (section 4.2)
 
@@ -212,10 +213,11 @@ def losses_with(
     weights: Weights,
     batch: Batch,
     random: Generator | None = None,  # of the sampling of anchors and proposals
+    **how: bool,  # `accumulate`, see `MaskRCNN.forward`
 ) -> Tensors:  # scalars by name
     "The losses of a model with other weights."
     buffers = {name: b.clone() for name, b in model.named_buffers()}  # BatchNorm writes into them
-    return functional_call(model, buffers | weights, batch, dict(generator=random))
+    return functional_call(model, buffers | weights, batch, dict(generator=random, **how))
 
 # %% ../nbs/12_fine_tuning.ipynb #6da3fc05
 def leaves(
@@ -250,13 +252,14 @@ def loss_gradient(
     batch: Batch,
     clip: float | None = None,  # greatest norm of the gradient
     random: Generator | None = None,  # of the sampling of anchors and proposals
+    **how: bool,  # `accumulate`, see `MaskRCNN.forward`
 ) -> tuple[Weights, dict[str, float]]:  # a gradient for each of the `leaves`; the losses
     """The gradient of the sum of all losses.
 
     FloatingPointError where a loss or the gradient is not finite.
     """
     free = leaves(model, weights)
-    losses = losses_with(model, weights | free, batch, random)
+    losses = losses_with(model, weights | free, batch, random, **how)
     # a weight that was not used has the gradient 0
     gradients = torch.autograd.grad(
         sum(losses.values()), list(free.values()), materialize_grads=True
@@ -290,12 +293,13 @@ def inner_step(
     rates: Rates | float,
     clip: float | None = None,  # greatest norm of the gradient
     random: Generator | None = None,  # of the sampling of anchors and proposals
+    **how: bool,  # `accumulate`, see `MaskRCNN.forward`
 ) -> dict[str, float]:  # the losses before the step
     """One inner step.
 
     FloatingPointError where a loss or a gradient is not finite; the weights are as before then.
     """
-    gradients, losses = loss_gradient(model, weights, batch, clip, random)
+    gradients, losses = loss_gradient(model, weights, batch, clip, random, **how)
     sgd_step(weights, gradients, rates)
     return losses
 
@@ -315,7 +319,8 @@ def fine_tune(
     weights, losses = {name: w.detach().clone() for name, w in weights.items()}, []
     for t, batch in enumerate(batches):
         random = generator(*key, 'sample', t)
-        losses.append(inner_step(model, weights, batch, rates, config.clip, random))
+        how = dict(accumulate=config.accumulate)
+        losses.append(inner_step(model, weights, batch, rates, config.clip, random, **how))
     return weights, losses
 
 # %% ../nbs/12_fine_tuning.ipynb #3d72f125
