@@ -179,6 +179,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'eosvos.mask_head.project_masks': ('mask_head.html#project_masks', 'eosvos/mask_head.py')},
             'eosvos.mask_rcnn': { 'eosvos.mask_rcnn.ImageConfig': ('mask_rcnn.html#imageconfig', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.MaskRCNN': ('mask_rcnn.html#maskrcnn', 'eosvos/mask_rcnn.py'),
+                                  'eosvos.mask_rcnn.MaskRCNN.__call__': ('mask_rcnn.html#maskrcnn.__call__', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.MaskRCNN.__init__': ('mask_rcnn.html#maskrcnn.__init__', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.MaskRCNN.forward': ('mask_rcnn.html#maskrcnn.forward', 'eosvos/mask_rcnn.py'),
                                   'eosvos.mask_rcnn.ModelConfig': ('mask_rcnn.html#modelconfig', 'eosvos/mask_rcnn.py'),

@@ -209,6 +209,7 @@ def test_too_little_memory_is_one_line(frames, mask, tmp_path, copied, monkeypat
         'not enough memory' in line
         and 'smaller frames' in line
         and 'fewer objects' in line
+        and '--fine-tune.accumulate' in line
         and '--fine-tune.batch 1' in line
         and '--device cpu' in line
     )

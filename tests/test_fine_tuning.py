@@ -26,6 +26,7 @@ from eosvos.fine_tuning import (
     uniform,
     warp,
 )
+from eosvos.follow import follow, load
 from eosvos.mask_rcnn import ImageConfig
 from eosvos.small import PAPER, build
 from eosvos.video import VOID, read_image, read_mask
@@ -591,3 +592,22 @@ def test_copy_by_copy_takes_less_memory(frame):
             most[copies, accumulate] = peak.most
     copy, copy_by_copy = ((most[3, way] - most[1, way]) / 2 for way in (False, True))
     assert copy_by_copy < 0.3 * copy and most[3, True] < 0.6 * most[3, False], most
+
+
+# ---- precision
+
+
+def test_an_object_is_followed_in_bfloat16_as_in_float32():
+    clip = [read_image(DEMO / f'frames/{i:05d}.jpg')[:, ::2, ::2] for i in range(3)]
+    given, found = {0: read_mask(DEMO / 'masks/00000.png')[::2, ::2]}, {}
+    for precision in 'float32', 'bf16':
+        tracker = load('small', 'cpu')
+        config = replace(tracker.config, fine_tune=FineTuneConfig(3, 1, clip=10.0))
+        model = tracker.model
+        model.precision = precision
+        model.image_config = replace(model.image_config, min_side=128, max_side=224)
+        frames = follow(replace(tracker, config=config), clip, given)
+        found[precision] = [ids == 1 for _, ids in frames]
+    for i, (exact, rough) in enumerate(zip(found['float32'], found['bf16'], strict=True)):
+        assert (exact & rough).sum() > 0.9 * (exact | rough).sum() > 0
+        assert torch.equal(exact, rough) == (i == 0)  # the first mask is given
