@@ -385,11 +385,11 @@ def caps(options: Namespace) -> list[dict]:
             if cap:
                 torch.cuda.set_per_process_memory_fraction(min(cap * GIB / total, 1.0))
             model = make_model(options)
+            model.accumulate = accumulate
             weights, (batch,) = initial_weights(model), batches(options, 1, copies)
             row = dict(cap=cap, copies=copies, accumulate=accumulate)
-            step = partial(inner_step, accumulate=accumulate)
             try:
-                action = partial(step, model, weights, batch, 1e-6, None, generator('caps'))
+                action = partial(inner_step, model, weights, batch, 1e-6, None, generator('caps'))
                 row['seconds'], row['peak'], _ = measured(options, action, 2)
             except torch.OutOfMemoryError as error:
                 row['error'] = str(error).split('. ')[0]

@@ -275,7 +275,8 @@ class _Train:
     Ctrl-C stops after the current step.
     """
 
-    # which preset of values: 'parent', the start of 'small'; 'small', the shipped model; 'paper'
+    # which preset of values: 'parent', where 'small' starts, which is the shipped model;
+    # of full size: 'paper-parent', where the paper's Table 1 starts, and 'paper'
     config: Annotated[tyro.extras.subcommand_type_from_defaults(training.PRESETS), arg(name='')]
     data: Path  # folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/
     out: Path  # folder for checkpoint, weights and logs

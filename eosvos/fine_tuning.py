@@ -213,11 +213,10 @@ def losses_with(
     weights: Weights,
     batch: Batch,
     random: Generator | None = None,  # of the sampling of anchors and proposals
-    **how: bool,  # `accumulate`, see `MaskRCNN.forward`
 ) -> Tensors:  # scalars by name
     "The losses of a model with other weights."
     buffers = {name: b.clone() for name, b in model.named_buffers()}  # BatchNorm writes into them
-    return functional_call(model, buffers | weights, batch, dict(generator=random, **how))
+    return functional_call(model, buffers | weights, batch, dict(generator=random))
 
 # %% ../nbs/12_fine_tuning.ipynb #6da3fc05
 def leaves(
@@ -252,14 +251,13 @@ def loss_gradient(
     batch: Batch,
     clip: float | None = None,  # greatest norm of the gradient
     random: Generator | None = None,  # of the sampling of anchors and proposals
-    **how: bool,  # `accumulate`, see `MaskRCNN.forward`
 ) -> tuple[Weights, dict[str, float]]:  # a gradient for each of the `leaves`; the losses
     """The gradient of the sum of all losses.
 
     FloatingPointError where a loss or the gradient is not finite.
     """
     free = leaves(model, weights)
-    losses = losses_with(model, weights | free, batch, random, **how)
+    losses = losses_with(model, weights | free, batch, random)
     # a weight that was not used has the gradient 0
     gradients = torch.autograd.grad(
         sum(losses.values()), list(free.values()), materialize_grads=True
@@ -293,19 +291,18 @@ def inner_step(
     rates: Rates | float,
     clip: float | None = None,  # greatest norm of the gradient
     random: Generator | None = None,  # of the sampling of anchors and proposals
-    **how: bool,  # `accumulate`, see `MaskRCNN.forward`
 ) -> dict[str, float]:  # the losses before the step
     """One inner step.
 
     FloatingPointError where a loss or a gradient is not finite; the weights are as before then.
     """
-    gradients, losses = loss_gradient(model, weights, batch, clip, random, **how)
+    gradients, losses = loss_gradient(model, weights, batch, clip, random)
     sgd_step(weights, gradients, rates)
     return losses
 
 # %% ../nbs/12_fine_tuning.ipynb #4696fcfc
 def fine_tune(
-    model: nn.Module,
+    model: nn.Module,  # its weights stay as they are
     weights: Weights,  # where to start; stays as it is
     batches: Iterable[Batch],  # one for each inner step
     config: FineTuneConfig,
@@ -316,11 +313,11 @@ def fine_tune(
 
     FloatingPointError where a loss or a gradient is not finite.
     """
+    model.accumulate = config.accumulate
     weights, losses = {name: w.detach().clone() for name, w in weights.items()}, []
     for t, batch in enumerate(batches):
         random = generator(*key, 'sample', t)
-        how = dict(accumulate=config.accumulate)
-        losses.append(inner_step(model, weights, batch, rates, config.clip, random, **how))
+        losses.append(inner_step(model, weights, batch, rates, config.clip, random))
     return weights, losses
 
 # %% ../nbs/12_fine_tuning.ipynb #3d72f125

@@ -9,7 +9,6 @@ __all__ = ['PAPER', 'Precision', 'ImageConfig', 'resized', 'preprocess', 'scale_
 # %% ../nbs/09_mask_rcnn.ipynb #a0414455
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -216,8 +215,9 @@ _ROIS = 32  # whose masks are drawn at once where memory is short
 def _again(module, parts):  # of a batch -> what the module makes of each
     "Little is kept for the gradient: each part is computed once more when its turn comes."
     weights = module.state_dict(keep_vars=True)  # later the module may hold others
-    run = partial(functional_call, module, weights)
-    return [checkpoint(run, part, use_reentrant=False) for part in parts]
+    return [
+        checkpoint(functional_call, module, weights, part, use_reentrant=False) for part in parts
+    ]
 
 
 class RoIHeads(nn.Module):
@@ -243,17 +243,17 @@ class RoIHeads(nn.Module):
         pooled = pool_rois(features[:4], boxes, image, _BOX_SIZE, c.canonical, self.align)
         return self.box_predictor(self.box_head(pooled))
 
-    def masks(self, features, boxes, labels, image, accumulate=False):
+    def masks(self, features, boxes, labels, image, spare=False):
         "Logits (N, M, M) inside all boxes, each for its label (N,)."
         c = self.config
         canonical = c.mask_canonical or c.canonical
         pooled = pool_rois(features[:4], boxes, image, c.mask_size, canonical, self.align)
         head = nn.Sequential(self.mask_head, self.mask_predictor)
-        logits = torch.cat(_again(head, pooled.split(_ROIS))) if accumulate else head(pooled)
+        logits = torch.cat(_again(head, pooled.split(_ROIS))) if spare else head(pooled)
         labels = labels.to(logits.device, non_blocking=True)
         return logits[torch.arange(len(labels), device=labels.device), labels]
 
-    def losses(self, features, proposals, image, targets, generator=None, accumulate=False):
+    def losses(self, features, proposals, image, targets, generator=None, spare=False):
         "Class, box and mask loss, three scalars."
         c, parts, count = self.config, [], 0
         for p, target in zip(proposals, targets):
@@ -264,7 +264,7 @@ class RoIHeads(nn.Module):
         chosen, shown, *joined = zip(*parts)  # of all images
         labels, positive, deltas, masks, valid = (torch.cat(o) for o in joined)
         losses = box_loss(*self.boxes(features, chosen, image), labels, deltas, c.beta, positive)
-        logits = self.masks(features, shown, labels[positive], image, accumulate)
+        logits = self.masks(features, shown, labels[positive], image, spare)
         if not any('valid' in target for target in targets) or valid.all():
             valid = None
         return losses | dict(loss_mask=mask_loss(logits, masks, c.mask_loss, valid))
@@ -291,7 +291,9 @@ Precision = Literal['float32', 'tf32', 'bf16']  # of the products: the shorter, 
 class MaskRCNN(nn.Module):
     "Finds objects: a box, a score and a mask each. Its weights are random."
 
-    precision: Precision = 'float32'  # another one may be set
+    # what may be set otherwise
+    precision: Precision = 'float32'
+    accumulate = False  # gradients image by image: less memory, more time
 
     def __init__(
         self,
@@ -322,7 +324,6 @@ class MaskRCNN(nn.Module):
         extra_boxes: list[Tensor] | None = None,  # B times (M, 4) xyxy, pixels: to look at as well
         generator: Generator | None = None,  # of the sampling in the losses
         choose: Callable | None = None,  # detections -> indices of those that get a mask; all
-        accumulate: bool = False,  # gradients image by image: less memory, more time
     ) -> Tensors | list[Tensors]:  # losses or, per image, detections
         """The five losses where there are targets, else the detections, best first.
 
@@ -337,14 +338,14 @@ class MaskRCNN(nn.Module):
             targets = [scale_target(*o) for o in zip(targets, originals, sizes)]
         if extra_boxes:
             extra_boxes = [scale_boxes(*o) for o in zip(extra_boxes, originals, sizes, strict=True)]
-        heads = self.roi_heads
-        if accumulate:
+        heads, spare = self.roi_heads, self.accumulate
+        if spare:
             features = [torch.cat(o) for o in zip(*_again(self.backbone, batch.split(1)))]
         else:
             features = self.backbone(batch)
         proposals, losses = self.rpn(features, sizes, padded, targets, extra_boxes, generator)
         if targets is not None:
-            found = heads.losses(features, proposals, padded, targets, generator, accumulate)
+            found = heads.losses(features, proposals, padded, targets, generator, spare)
             return losses | found
         results = []
         for b, (old, new) in enumerate(zip(originals, sizes)):

@@ -65,7 +65,7 @@ class Pictures:
         self.config = config
         sets = training_sets(root, dict(config.set_weights), config.held_out)
         self.items = {
-            name: [(s, i) for s in found for i in range(len(s.frames))]
+            name: [(s, i) for s in found for i, mask in enumerate(s.masks) if mask]
             for name, found in sets.items()
         }
 

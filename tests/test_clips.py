@@ -3,6 +3,7 @@
 import os
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -44,7 +45,7 @@ def copied(monkeypatch):
             yield index, next(iter(given.values()))
 
     monkeypatch.setattr(follow, 'follow', stay)
-    tracker = follow.Tracker(None, 1e-3, follow.SegmentConfig())
+    tracker = follow.Tracker(SimpleNamespace(), 1e-3, follow.SegmentConfig())
     monkeypatch.setattr(cli, 'load', lambda *arguments: tracker)
     return read
 

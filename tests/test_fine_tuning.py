@@ -241,7 +241,7 @@ class Toy(nn.Module):
         self.weight = nn.Parameter(torch.linspace(-1, 1, 6, dtype=torch.float64).view(2, 3))
         self.bias = nn.Parameter(torch.ones(2, dtype=torch.float64))
 
-    def forward(self, images, targets, generator=None, accumulate=False):
+    def forward(self, images, targets, generator=None):
         x = torch.stack([image.double().mean((1, 2)) for image in images])  # (B, 3)
         noise = torch.rand((), generator=generator, dtype=torch.float64) if generator else 0
         losses = dict(first=(x @ self.weight.T).square().sum() * (1 + noise))
@@ -359,7 +359,7 @@ class Normed(Toy):
         super().__init__()
         self.norm = nn.BatchNorm2d(3, dtype=torch.float64)
 
-    def forward(self, images, targets, generator=None, accumulate=False):
+    def forward(self, images, targets, generator=None):
         images = self.norm(torch.stack(images).double()) + 1
         return super().forward(list(images), targets, generator)
 
@@ -568,14 +568,13 @@ def test_a_gradient_copy_by_copy_is_that_of_the_batch(name, frame):
     random, weights = generator('other weights'), initial_weights(model)
     for w in weights.values():  # not those of the model
         w *= 1 + 0.1 * torch.rand(w.shape, generator=random)
-    (once, losses), (again, same) = (
-        loss_gradient(model, weights, batch, None, generator('draws'), accumulate=accumulate)
-        for accumulate in (False, True)
-    )
+    once, losses = loss_gradient(model, weights, batch, None, generator('draws'))
+    model.accumulate = True
+    again, same = loss_gradient(model, weights, batch, None, generator('draws'))
     assert same == pytest.approx(losses, rel=1e-12) and losses['loss_mask'] > 0
     for key, gradient in once.items():
         assert (again[key] - gradient).norm() <= 1e-10 * gradient.norm() and gradient.norm() > 0
-    other, _ = loss_gradient(model, weights, batch, None, generator('others'), accumulate=True)
+    other, _ = loss_gradient(model, weights, batch, None, generator('others'))
     assert not torch.equal(other['rpn.head.cls_logits.weight'], again['rpn.head.cls_logits.weight'])
 
 

@@ -449,6 +449,14 @@ def test_a_value_that_no_task_knows():
         preset('small', {'tasks.pair': 'next'})
 
 
+def test_the_papers_parent():
+    parent, paper = PRESETS['paper-parent'], PRESETS['paper']
+    assert parent.start == paper.start and parent.set_weights == paper.tasks.set_weights
+    assert (parent.batch, parent.size, parent.lr, parent.paste) == (4, (480, 854), 1e-4, 0)
+    view = parent.view
+    assert (view.flip, view.angle, view.scale, view.colour) == (0.5, 30, (0.75, 1.25), 0)
+
+
 def test_the_papers_numbers():
     paper = PRESETS['paper']
     assert paper == MetaConfig(start='coco.safetensors', held_out=(), workers=2)
