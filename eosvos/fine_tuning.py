@@ -40,7 +40,7 @@ def _grid(shape, size, angle, zoom, flip, shift, device):
     points = torch.ones(*size, 3, device=device)
     points[..., 0], points[..., 1] = x, y[:, None]
     # (1, height, width, 2); in place, since new tensors of this size are slow
-    return (points @ matrix.T).div_(sides).mul_(2).sub_(1)[None]
+    return (points @ matrix.T).div_(sides / 2).sub_(1)[None]
 
 
 def warp(
