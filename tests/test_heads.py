@@ -491,9 +491,10 @@ def test_half_precision_rounds_features_alone(cup, how, align):
         (exact,) = model([image])
         if how == 'wholesale':
             model, image = model.bfloat16(), image.bfloat16()
-        with torch.autocast('cpu', torch.bfloat16, enabled=how == 'autocast'):
-            rough_losses = model([image], [target], [given], generator(0))
-            (rough,) = model([image])
+        else:
+            model.precision = 'bf16'
+        rough_losses = model([image], [target], [given], generator(0))
+        (rough,) = model([image])
     for name, value in rough_losses.items():
         assert value.dtype == torch.float32 and value != losses[name]
         torch.testing.assert_close(value, losses[name], rtol=0.02, atol=5e-4)
@@ -502,3 +503,21 @@ def test_half_precision_rounds_features_alone(cup, how, align):
     assert box_iou(exact['boxes'][:1], rough['boxes'][:1]) > 0.97
     exact, rough = (o['masks'][0] > 0.5 for o in (exact, rough))
     assert (exact & rough).sum() / (exact | rough).sum() > 0.97
+
+
+def test_the_precision_is_the_models_own(cup, monkeypatch):
+    "Short products only where they are asked for, whatever surrounds the call."
+    model, image, target, given = cup
+    model, before = copy.deepcopy(model), torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', before)  # put back in the end
+    values = {}
+    for precision in 'float32', 'tf32', 'bf16':
+        model.precision = precision
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            losses = model([image], [target], [given], generator(0))
+        values[precision] = [loss.item() for loss in losses.values()]
+        assert torch.backends.cudnn.allow_tf32 == (precision == 'tf32')
+    assert values['float32'] == values['tf32'] != values['bf16']  # there is no tf32 on a CPU
+    model.precision = 'half'
+    with pytest.raises(ValueError, match=r"^precision: expected one of \('float32', .* got 'half'"):
+        model([image])

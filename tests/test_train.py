@@ -93,6 +93,28 @@ def test_a_start_brings_its_own_model(pictures, tmp_path):
     assert train_parent(lesson(start=file), pictures, out).step == 1  # taken up
 
 
+def test_the_precision_reaches_the_losses(pictures, tmp_path):
+    file, firsts = thin_file(tmp_path), []
+    for precision in 'float32', 'bf16':
+        out = tmp_path / precision
+        run = train_parent(lesson(start=file, precision=precision), pictures, out)
+        firsts.append(torch.tensor([float(x) for x in run.rows[0][2:]]))
+    exact, rough = firsts
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.01)
+
+
+def test_frames_without_a_mask_are_not_drawn(monkeypatch):
+    frames = tuple(sorted((DEMO / 'frames').iterdir()))[:4]
+    masks = None, DEMO / 'masks/00001.png', None, None
+    sets = dict(clips=[Sequence('cup', frames, masks)])
+    monkeypatch.setattr('eosvos.parent.training_sets', lambda *_: sets)
+    drawn = Pictures(DEMO, lesson(set_weights=(('clips', 1.0),)))
+    assert [(s.name, i) for s, i in drawn.items['clips']] == [('cup', 1)]
+    _, target = drawn[0]
+    assert len(target['boxes'])
+
+
 def test_weights_are_never_behind_or_without_their_checkpoint(pictures, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
