@@ -21,7 +21,7 @@ class MetaGradient:
 
     weights: Weights  # gradient of the meta loss with respect to the initialisation
     rates: Rates  # ... and with respect to the learning rates
-    losses: dict[str, float]  # parts of the meta loss; of the last, where it is taken several times
+    losses: dict[str, float]  # parts of the meta loss
     inner: list[dict[str, float]]  # the inner losses before each inner step
 
     @property
