@@ -60,25 +60,16 @@ def _tolerance(size):  # (H, W) of a picture -> pixels
 
 # %% ../nbs/11_metrics.ipynb #52ab1ca4
 def _dilate(mask, radius):  # (H, W) bool, pixels -> (H, W) bool: is one of `mask` within `radius`?
-    "Dilation by a disk: sideways spreads and vertical shifts of one long binary number."
+    "Dilation by a disk, whose rows are runs: is the count of pixels the same on both sides of one?"
     H, W = mask.shape
-    # the zeros at the end of a row keep a spread out of the next one
-    padded = np.pad(mask, (0, int(radius)))
-    row = padded.shape[1]
-    packed = np.packbits(padded, bitorder='little')
-    run = int.from_bytes(packed, 'little')
-    half, out = 0, 0  # in `run`, every pixel has become a run of 2 * half + 1 pixels
-    for dy in range(radius, -1, -1):  # rows of the disk, from its top and bottom to its middle
+    padded = np.pad(mask, ((radius, radius), (radius + 1, radius)))
+    sums = padded.cumsum(1, dtype=np.uint16)  # may begin again at 0, but never within a run
+    out = np.zeros_like(mask)
+    for dy in range(-radius, radius + 1):  # rows of the disk
         width = math.isqrt(radius**2 - dy**2)
-        while half < width:
-            # a longer step would leave gaps, in runs that the first bit cut in half
-            step = min(width - half, half + 1)
-            run |= run << step | run >> step
-            half += step
-        out |= run << row * dy | run >> row * dy
-    spread = np.frombuffer(out.to_bytes(packed.size, 'little'), np.uint8)
-    bits = np.unpackbits(spread, count=padded.size, bitorder='little')
-    return bits.reshape(padded.shape)[:H, :W].view(bool)
+        before, after = (sums[radius + dy :, radius + x :] for x in (-width, width + 1))
+        out |= before[:H, :W] != after[:H, :W]
+    return out
 
 # %% ../nbs/11_metrics.ipynb #6a0d41b9
 def _window(mask):  # (H, W); whatever is not 0 belongs to it -> slices of rows, columns
