@@ -45,7 +45,6 @@ from eosvos.fine_tuning import (
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT, Tracker, follow, variant
 from eosvos.mask_rcnn import MaskRCNN
 from eosvos.meta import meta_gradient
-from eosvos.roi_align import roi_align, roi_align_fast
 from eosvos.runs import Processes
 from eosvos.small import PAPER, SMALL, build
 from eosvos.train import PRESETS, MetaConfig, MetaRun, outer_sums, task_stream
@@ -285,7 +284,6 @@ def meta(options: Namespace) -> list[dict]:
     for steps in (2,) if options.tiny else (5, 50):
         inner = batches(options, steps, 1)
         for order in 1, 2:
-            model.roi_heads.align = roi_align if order == 2 else roi_align_fast
             found = {}
             ways = {
                 'step by step': partial(meta_gradient, order=order),
@@ -303,7 +301,6 @@ def meta(options: Namespace) -> list[dict]:
                 a, b = found.values()
                 rows[-1]['cosine'] = cosine(a.weights, b.weights)
             del found
-    model.roi_heads.align = roi_align_fast
     return rows
 
 

@@ -13,7 +13,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from .boxes import Size
 from .lovasz import lovasz_hinge, lovasz_softmax_mask
-from .roi_align import roi_align_fast
+from .roi_align import roi_align
 
 # %% ../nbs/08_mask_head.ipynb #10dbb8a6
 def _initialise(layers):
@@ -61,7 +61,7 @@ def project_masks(
 ) -> Tensor:  # (N, M, M) in [0, 1], soft at the border
     "What the mask head should say inside each box: the object's mask, cut out and resized."
     rois = torch.cat([index[:, None].to(boxes), boxes], 1)  # (N, 5)
-    return roi_align_fast(masks[:, None].to(boxes), rois, size, scale=1.0, samples=0)[:, 0]
+    return roi_align(masks[:, None].to(boxes), rois, size, scale=1.0, samples=0)[:, 0]
 
 # %% ../nbs/08_mask_head.ipynb #520bb22f
 def _cross_entropy(logits, targets, valid):  # each (N, M, M), the last bool or None
