@@ -29,6 +29,7 @@ from full_iteration import SEED, configuration, peer_model
 from full_iteration import make_task as make_scene
 from PIL import Image
 from torch import Tensor
+from unrolled import unrolled_meta_gradient
 
 from eosvos.boxes import Tensors, box_iou
 from eosvos.core import DEMO, demo_frame, generator
@@ -43,8 +44,7 @@ from eosvos.fine_tuning import (
 )
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT, Tracker, follow, variant
 from eosvos.mask_rcnn import MaskRCNN
-from eosvos.meta import meta_gradient, unrolled_meta_gradient
-from eosvos.roi_align import roi_align, roi_align_fast
+from eosvos.meta import meta_gradient
 from eosvos.runs import Processes
 from eosvos.small import PAPER, SMALL, build
 from eosvos.train import PRESETS, MetaConfig, MetaRun, outer_sums, task_stream
@@ -286,7 +286,6 @@ def meta(options: Namespace) -> list[dict]:
     for steps in (2,) if options.tiny else (5, 50):
         inner = batches(options, steps, 1)
         for order in 1, 2:
-            model.roi_heads.align = roi_align if order == 2 else roi_align_fast
             found = {}
             ways = {
                 'step by step': partial(meta_gradient, order=order),
@@ -304,7 +303,6 @@ def meta(options: Namespace) -> list[dict]:
                 a, b = found.values()
                 rows[-1]['cosine'] = cosine(a.weights, b.weights)
             del found
-    model.roi_heads.align = roi_align_fast
     return rows
 
 

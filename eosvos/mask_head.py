@@ -9,10 +9,11 @@ __all__ = ['MASK_LOSSES', 'MaskHead', 'MaskPredictor', 'project_masks', 'mask_lo
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from .boxes import Size
 from .lovasz import lovasz_hinge, lovasz_softmax_mask
-from .roi_align import roi_align_fast
+from .roi_align import roi_align
 
 # %% ../nbs/08_mask_head.ipynb #10dbb8a6
 def _initialise(layers):
@@ -60,7 +61,7 @@ def project_masks(
 ) -> Tensor:  # (N, M, M) in [0, 1], soft at the border
     "What the mask head should say inside each box: the object's mask, cut out and resized."
     rois = torch.cat([index[:, None].to(boxes), boxes], 1)  # (N, 5)
-    return roi_align_fast(masks[:, None].to(boxes), rois, size, scale=1.0, samples=0)[:, 0]
+    return roi_align(masks[:, None].to(boxes), rois, size, scale=1.0, samples=0)[:, 0]
 
 # %% ../nbs/08_mask_head.ipynb #520bb22f
 def _cross_entropy(logits, targets, valid):  # each (N, M, M), the last bool or None
@@ -84,23 +85,11 @@ def mask_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return MASK_LOSSES[kind](logits, targets, valid) if len(logits) else logits.sum()
 
-# %% ../nbs/08_mask_head.ipynb #3dcd1247
+# %% ../nbs/08_mask_head.ipynb #3dcd1248
 def paste_masks(
     masks: Tensor,  # (N, M, M) probabilities inside the boxes
-    boxes: Tensor,  # (N, 4) xyxy, pixels of the image
+    boxes: Tensor,  # (N, 4) xyxy, pixels of the image; a part of each lies in it
     size: Size,  # of the image, pixels
 ) -> Tensor:  # (N, H, W) probabilities, which fade to 0 within a cell or so outside the boxes
-    "Each mask, resized and put back where its box is, as torchvision does."
-    M = masks.shape[-1]
-    padded = F.pad(masks, (1, 1, 1, 1))  # a ring of zeros, so that the border is interpolated too
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (M + 2) / M
-    grown = torch.cat([centre - half, centre + half], 1).long()
-    result = masks.new_zeros(len(masks), *size)
-    for i, (x1, y1, x2, y2) in enumerate(grown.tolist()):
-        shape = y2 - y1 + 1, x2 - x1 + 1
-        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear')
-        canvas = result[i, max(y1, 0) : max(y2 + 1, 0), max(x1, 0) : max(x2 + 1, 0)]
-        inside = large[0, 0, max(-y1, 0) :, max(-x1, 0) :]
-        canvas.copy_(inside[: canvas.shape[0], : canvas.shape[1]])
-    return result
+    "Each mask, resized and put back where its box is."
+    return paste_masks_in_image(masks[:, None], boxes, size)[:, 0]

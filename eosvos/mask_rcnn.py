@@ -28,7 +28,7 @@ from eosvos.mask_head import (
     paste_masks,
     project_masks,
 )
-from .roi_align import pool_rois, roi_align_fast
+from .roi_align import pool_rois
 from .rpn import RPN, RPNConfig, match, sample
 
 # %% ../nbs/09_mask_rcnn.ipynb #92982921
@@ -231,7 +231,6 @@ class RoIHeads(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.align = roi_align_fast  # or `roi_align`, where second derivatives are needed
         self.box_head = BoxHead(channels * _BOX_SIZE**2, config.box_width)
         self.box_predictor = BoxPredictor(config.box_width, classes)
         self.mask_head = MaskHead(channels, config.mask_width)
@@ -240,14 +239,14 @@ class RoIHeads(nn.Module):
     def boxes(self, features, boxes, image):
         "Logits (N, K) and deltas (N, K, 4) of all boxes."
         c = self.config
-        pooled = pool_rois(features[:4], boxes, image, _BOX_SIZE, c.canonical, self.align)
+        pooled = pool_rois(features[:4], boxes, image, _BOX_SIZE, c.canonical)
         return self.box_predictor(self.box_head(pooled))
 
     def masks(self, features, boxes, labels, image, spare=False):
         "Logits (N, M, M) inside all boxes, each for its label (N,)."
         c = self.config
         canonical = c.mask_canonical or c.canonical
-        pooled = pool_rois(features[:4], boxes, image, c.mask_size, canonical, self.align)
+        pooled = pool_rois(features[:4], boxes, image, c.mask_size, canonical)
         head = nn.Sequential(self.mask_head, self.mask_predictor)
         logits = torch.cat(_again(head, pooled.split(_ROIS))) if spare else head(pooled)
         labels = labels.to(logits.device, non_blocking=True)

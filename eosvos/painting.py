@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.functional import to_pil_image
 
+from .boxes import box_area
 from .core import as_value_error, write_then_rename
 from .fine_tuning import search_window
 from .follow import Tracker
@@ -61,9 +63,12 @@ def propose(
 ) -> Tensor:  # (H, W) bool
     "The mask that the mask head draws inside a box."
     model, image = tracker.model, image.to(tracker.device)
-    box = image.new_tensor(box)
+    inside = torch.zeros(image.shape[1:], dtype=torch.bool)
+    box = clip_boxes_to_image(image.new_tensor(box), image.shape[1:])
+    if box_area(box) == 0:  # beyond the frame
+        return inside
     rows, columns = search_window(box, image.shape[1:], tracker.config.fill)
-    view, inside = image[:, rows, columns], torch.zeros(image.shape[1:], dtype=torch.bool)
+    view = image[:, rows, columns]
     boxes = (box - box.new_tensor([columns.start, rows.start] * 2))[None]
     batch, (size,) = preprocess([view], model.image_config)
     label, where = torch.ones(1, dtype=torch.int64), scale_boxes(boxes, view.shape[1:], size)

@@ -29,7 +29,6 @@ from .follow import follow_scores, load
 from .mask_rcnn import MaskRCNN
 from .meta import MetaGradient, meta_gradient
 from .parent import ParentConfig, train_parent
-from .roi_align import roi_align, roi_align_fast
 from eosvos.runs import (
     Processes,
     Run,
@@ -208,7 +207,6 @@ def task_gradient(
 ) -> MetaGradient:
     "The meta-gradient of one task. FloatingPointError where it is not finite."
     config, clip = run.config, run.config.clip
-    run.model.roi_heads.align = roi_align if config.order == 2 else roi_align_fast
     *inner, test = map(run.to_device, [*task.inner, task.test])
     key, order = (config.seed, task.number), config.order
     found = meta_gradient(run.model, run.weights, run.rates, inner, test, clip, key, order=order)

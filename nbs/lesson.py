@@ -34,6 +34,23 @@ _SLIDE = (
 )
 
 
+def as_markdown(
+    header: list[str],
+    rows: list[list[str]],
+) -> str:
+    "A table in Markdown: text to the left, numbers to the right."
+    line = ['---', *['---:'] * (len(header) - 1)]
+    return '\n'.join(f'| {" | ".join(row)} |' for row in [header, line, *rows])
+
+
+def percent(
+    result: dict,  # of a benchmark with scores
+) -> dict[str, float]:  # J, J-Recall, J-Decay, the same of F, and J&F in percent; FPS
+    "The numbers of a result. FPS count a frame once for each object, as the paper's do."
+    scores = {key.removesuffix('-Mean'): 100 * score for key, score in result['scores'].items()}
+    return scores | {'FPS': result['fps_objects']}
+
+
 def show(
     image: Tensor,  # (3, H, W) RGB in [0, 1]
     masks: Tensor | None = None,  # (N, H, W) masks, or (H, W) object ids

@@ -24,9 +24,10 @@ from starlette.websockets import WebSocketDisconnect
 
 from eosvos import app as module
 from eosvos.app import Session, make_app, read_message
-from eosvos.core import DEMO, demo_frame
+from eosvos.core import DEMO, demo_frame, masks_to_boxes
+from eosvos.follow import load
 from eosvos.metrics import jaccard
-from eosvos.painting import Project, draw, mask_runs
+from eosvos.painting import Project, draw, mask_runs, propose
 from eosvos.video import Clip, open_clip, read_mask, write_video
 
 H, W, COUNT = 24, 40, 8
@@ -75,6 +76,17 @@ def test_the_last_stroke_wins_and_the_eraser_clears():
 def test_runs_say_what_the_mask_is():
     for mask in (disc(10, 10, 5), np.ones((H, W), bool), np.zeros((H, W), bool), disc(0, 0, 9)):
         assert np.array_equal(drawn(dict(id=4, runs=mask_runs(torch.from_numpy(mask)))) == 4, mask)
+
+
+def test_a_box_beyond_the_frame_holds_nothing():
+    tracker, (image, ids) = load('small', 'cpu'), demo_frame()
+    for box in ([-90, 5, -20, 40], [700, 5, 800, 40], [640, 360, 700, 400]):
+        assert not propose(tracker, image, box).any()
+    left, top, right, bottom = masks_to_boxes((ids == 1)[None])[0].tolist()
+    moved = image[:, :, int(left + right) // 2 :]  # the cup across the left side
+    half = propose(tracker, moved, [left - right, top, (right - left) / 2, bottom])
+    true = ids[:, int(left + right) // 2 :] == 1
+    assert (half & true).sum() / (half | true).sum() > 0.6
 
 
 # ---- project and session, with followers that see the truth

@@ -2,20 +2,24 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from eosvos.benchmark import percent, read_json
+from eosvos.benchmark import read_json
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
 from eosvos.mask_rcnn import PAPER
-from eosvos.resnet import FrozenBatchNorm2d
 from eosvos.small import build
 from eosvos.weights import SHIPPED, load_model
 
 ROOT = Path(__file__).parent.parent
 INDEX = ROOT / 'nbs/index.ipynb'
+
+sys.path.append(str(ROOT / 'nbs'))
+from lesson import percent  # noqa: E402
 
 
 def missing(*sentences):
