@@ -9,7 +9,6 @@ __all__ = ['MASK_LOSSES', 'MaskHead', 'MaskPredictor', 'project_masks', 'mask_lo
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from .boxes import Size
 from .lovasz import lovasz_hinge, lovasz_softmax_mask
@@ -85,11 +84,22 @@ def mask_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return MASK_LOSSES[kind](logits, targets, valid) if len(logits) else logits.sum()
 
-# %% ../nbs/08_mask_head.ipynb #3dcd1248
+# %% ../nbs/08_mask_head.ipynb #3dcd1247
 def paste_masks(
     masks: Tensor,  # (N, M, M) probabilities inside the boxes
-    boxes: Tensor,  # (N, 4) xyxy, pixels of the image; a part of each lies in it
+    boxes: Tensor,  # (N, 4) xyxy, pixels of the image, in which at least a part of each lies
     size: Size,  # of the image, pixels
 ) -> Tensor:  # (N, H, W) probabilities, which fade to 0 within a cell or so outside the boxes
-    "Each mask, resized and put back where its box is."
-    return paste_masks_in_image(masks[:, None], boxes, size)[:, 0]
+    "Each mask, resized and put back where its box is, as torchvision does."
+    M, (H, W) = masks.shape[-1], size
+    padded = F.pad(masks, (1, 1, 1, 1))  # a ring of zeros, so that the border is interpolated too
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (M + 2) / M
+    grown = torch.cat([centre - half, centre + half], 1).long()
+    result = masks.new_zeros(len(masks), H, W)
+    for i, (x1, y1, x2, y2) in enumerate(grown.tolist()):
+        shape = y2 - y1 + 1, x2 - x1 + 1
+        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear')[0, 0]
+        # zeros up to the sides of the image; a negative number crops what is beyond them
+        result[i] = F.pad(large, (x1, W - 1 - x2, y1, H - 1 - y2))
+    return result

@@ -8,10 +8,9 @@ __all__ = ['SMALL', 'ConvNorm', 'InvertedResidual', 'Lite0', 'lite0_names', 'bui
 # %% ../nbs/10_small.ipynb #8c24fc1b
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from .mask_rcnn import PAPER, ImageConfig, MaskRCNN, ModelConfig, RoIConfig
-from .resnet import ResNet50
+from .resnet import FrozenBatchNorm2d, ResNet50
 from .rpn import RPNConfig
 
 # %% ../nbs/10_small.ipynb #2d4fa088
@@ -34,10 +33,10 @@ class ConvNorm(nn.Module):
         self.bn.bias = nn.Parameter(self.bn.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H / stride, ...)
-        c, bn = self.conv, self.bn
-        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-        weight, bias = c.weight * scale[:, None, None, None], bn.bias - bn.running_mean * scale
-        return F.conv2d(x, weight, bias, c.stride, c.padding, groups=c.groups)
+        scale, shift = self.bn.scale_and_shift()
+        c = self.conv
+        weight = c.weight * scale[:, None, None, None]
+        return F.conv2d(x, weight, shift, c.stride, c.padding, groups=c.groups)
 
 # %% ../nbs/10_small.ipynb #708dfcde
 class InvertedResidual(nn.Module):

@@ -9,6 +9,7 @@ from eosvos.box_head import box_loss
 from eosvos.boxes import box_iou
 from eosvos.lovasz import lovasz_weights
 from eosvos.mask_head import mask_loss
+from eosvos.resnet import FrozenBatchNorm2d
 
 CHECKS = {}
 
@@ -45,7 +46,7 @@ CHECKS |= {
 
 
 def frozen_norm(g, channels):
-    norm = ops.FrozenBatchNorm2d(channels)
+    norm = FrozenBatchNorm2d(channels)
     for buffer in norm.buffers():
         buffer.copy_(0.1 + torch.rand(channels, generator=g))
     return norm

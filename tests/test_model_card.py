@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from torch.nn import GroupNorm
-from torchvision.ops import FrozenBatchNorm2d
 
 from eosvos.benchmark import read_json
+from eosvos.resnet import FrozenBatchNorm2d
 from eosvos.weights import SHIPPED, load_model, load_rates
 
 RESULTS = Path(__file__).parent.parent / 'benchmarks/ablation'

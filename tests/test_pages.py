@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from eosvos.benchmark import read_json
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
 from eosvos.mask_rcnn import PAPER
+from eosvos.resnet import FrozenBatchNorm2d
 from eosvos.small import build
 from eosvos.weights import SHIPPED, load_model
 

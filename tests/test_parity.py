@@ -23,6 +23,7 @@ from eosvos.mask_rcnn import (
     RoIConfig,
     resized,
 )
+from eosvos.resnet import FrozenBatchNorm2d as OurFrozen
 from eosvos.resnet import ResNet50
 from eosvos.rpn import RPNConfig
 
@@ -75,7 +76,7 @@ def pair(image: ImageConfig, mask_size: int = 14, eps: float = 1e-5) -> tuple[nn
     kinds = dict(beta=BETA, mask_loss='bce')
     roi = RoIConfig(mask_size=mask_size, samples=64, score=0.05, detections=20, **kinds)
     config = ModelConfig(image=image, rpn=RPNConfig(beta=BETA), roi=roi)
-    ours = MaskRCNN(ResNet50(partial(FrozenBatchNorm2d, eps=eps)), config)
+    ours = MaskRCNN(ResNet50(partial(OurFrozen, eps=eps)), config)
     ours.load_state_dict(peer.state_dict())  # every name and every shape
     return peer.eval(), ours
 

@@ -353,7 +353,7 @@ def test_coco_into_the_papers_model(name):
 
 def test_coco_into_frozen_batchnorm_equals_torchvision():
     model = build(PAPER)
-    norm = partial(FrozenBatchNorm2d, eps=0.0)
+    norm = partial(resnet.FrozenBatchNorm2d, eps=0.0)
     model.backbone.body = resnet.ResNet50(norm)
     peer = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     for m in list(peer.modules()):
