@@ -29,7 +29,6 @@ from full_iteration import SEED, configuration, peer_model
 from full_iteration import make_task as make_scene
 from PIL import Image
 from torch import Tensor
-from unrolled import unrolled_meta_gradient
 
 from eosvos.boxes import Tensors, box_iou
 from eosvos.core import DEMO, demo_frame, generator
@@ -44,7 +43,7 @@ from eosvos.fine_tuning import (
 )
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT, Tracker, follow, variant
 from eosvos.mask_rcnn import MaskRCNN
-from eosvos.meta import meta_gradient
+from eosvos.meta import meta_gradient, unrolled_meta_gradient
 from eosvos.runs import Processes
 from eosvos.small import PAPER, SMALL, build
 from eosvos.train import PRESETS, MetaConfig, MetaRun, outer_sums, task_stream

@@ -40,7 +40,6 @@ from time import process_time
 
 import torch
 from torch import Tensor, nn
-from unrolled import unrolled_meta_gradient
 
 from eosvos.core import demo_frame, generator, write_then_rename
 from eosvos.fine_tuning import (
@@ -56,7 +55,7 @@ from eosvos.fine_tuning import (
     losses_with,
 )
 from eosvos.mask_rcnn import PAPER, ImageConfig
-from eosvos.meta import MetaGradient, meta_gradient
+from eosvos.meta import MetaGradient, meta_gradient, unrolled_meta_gradient
 from eosvos.small import build
 from eosvos.weights import load_model
 

@@ -1,12 +1,8 @@
 "Meta-gradients of both orders: against autograd, finite differences and torch's own SGD; memory."
 
-import inspect
-import json
-import sys
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,12 +23,8 @@ from eosvos.fine_tuning import (
     learning_rates,
     loss_gradient,
 )
-from eosvos.meta import meta_gradient
+from eosvos.meta import meta_gradient, unrolled_meta_gradient
 from eosvos.weights import load_model, load_rates
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / 'benchmarks'))
-from unrolled import unrolled_meta_gradient
 
 KEY = ('seed',)
 STEPS = 3
@@ -122,10 +114,11 @@ def both(task, share, order=1, **options):
 
 
 @pytest.mark.parametrize('order', [1, 2])
+@pytest.mark.parametrize('step_weights', [None, {0: 0.2, 2: 0.3, STEPS: 0.5}, {2: 1.0}])
 @pytest.mark.parametrize('clip', [None, WEAK, STRONG])
 @pytest.mark.parametrize('level', LEVELS)
-def test_equals_autograd(level, clip, order):
-    found = both(setting(level), 1e-10, order, clip=clip)
+def test_equals_autograd(level, clip, step_weights, order):
+    found = both(setting(level), 1e-10, order, clip=clip, step_weights=step_weights)
     assert all(g.any() for name, g in found.weights.items() if name != 'unused')
     assert all(g.any() for name, g in found.rates.items() if name != 'unused')
 
@@ -194,11 +187,19 @@ def test_a_rate_for_some_and_one_for_all_others():
     )
 
 
-def test_the_unrolled_one_is_that_of_the_page():
-    "Benchmarks and tests compare with the function that the lesson shows."
-    page = json.loads((ROOT / 'nbs/14_meta.ipynb').read_text())
-    cells = [''.join(cell['source']) for cell in page['cells']]
-    assert inspect.getsource(unrolled_meta_gradient).strip() in cells
+@pytest.mark.parametrize('order', [1, 2])
+def test_step_weights_add_up(order):
+    found = partial(meta_gradient, *setting(), key=KEY, order=order)
+    whole = found(step_weights={1: 0.3, STEPS: 0.7})
+    parts = [(share, found(step_weights={t: 1.0})) for t, share in ((1, 0.3), (STEPS, 0.7))]
+    for part in ('weights', 'rates'):
+        assert_close(
+            getattr(whole, part),
+            {n: sum(s * getattr(p, part)[n] for s, p in parts) for n in getattr(whole, part)},
+            1e-12,
+        )
+    assert whole.losses == parts[1][1].losses == found().losses, 'those of the last time'
+    assert whole.loss == sum(whole.losses.values())
 
 
 def test_no_steps_leave_the_ordinary_gradient():
@@ -383,7 +384,7 @@ def test_inputs_stay_as_they_are(function, count):
     toy, start, rates, train, test = setting()
     task = toy, start, rates, train[:count], test
     before = copied(task)
-    found = function(*task, key=KEY)
+    found = function(*task, key=KEY, step_weights={0: 0.5, count: 0.5})
     assert all(torch.equal(a, b) for a, b in zip(before, copied(task)))
     assert all(p.requires_grad and p.grad is None for p in toy.parameters())
     assert not any(
@@ -395,11 +396,12 @@ def test_inputs_stay_as_they_are(function, count):
 
 
 @pytest.mark.parametrize('order', [1, 2])
-def test_frozen_weights_have_no_meta_gradient(order):
+@pytest.mark.parametrize('step_weights', [None, {1: 0.3, STEPS: 0.7}])
+def test_frozen_weights_have_no_meta_gradient(step_weights, order):
     task = setting()
-    whole = meta_gradient(*task, key=KEY, order=order)
+    whole = meta_gradient(*task, key=KEY, step_weights=step_weights, order=order)
     task[0].net[0].weight.requires_grad_(False)
-    found = both(task, 1e-10, order)
+    found = both(task, 1e-10, order, step_weights=step_weights)
     assert found.weights.keys() == whole.weights.keys() - {'net.0.weight'}
     assert not found.rates['net.0.weight'].any()
     assert found.rates['net.2.weight'].any() and found.losses != whole.losses
@@ -472,11 +474,11 @@ def tiny(small):
     return model, start, still, train, ([later.float()], [as_target(mask)])
 
 
-@pytest.mark.parametrize('clip', [5.0, None])
-def test_first_order_on_the_small_model(small, clip):
+@pytest.mark.parametrize('clip, step_weights', [(5.0, {1: 0.4, 2: 0.6}), (None, None)])
+def test_first_order_on_the_small_model(small, clip, step_weights):
     model, start, rates, train, later, mask = small
     task = model, start, rates, train, ([later], [as_target(mask)])
-    found = both(task, 1e-8, clip=clip)
+    found = both(task, 1e-8, clip=clip, step_weights=step_weights)
     assert len(found.weights) == len(found.rates) == len(list(model.parameters())) and all(
         g.any() for g in found.weights.values()
     )
@@ -493,15 +495,22 @@ def test_on_the_small_model_without_an_object_in_the_test_frame(small):
     assert found.losses['loss_mask'] == 0 and found.rates[''].shape == ()
 
 
-@pytest.mark.parametrize('steps, clip', [(1, None), (5, 5.0)])
-def test_exact_on_the_small_model_with_its_own_rates(small, steps, clip):
+@pytest.mark.parametrize('steps, clip, step_weights', [(1, None, None), (5, 5.0, {2: 0.4, 5: 0.6})])
+def test_exact_on_the_small_model_with_its_own_rates(small, steps, clip, step_weights):
     model, start, _, train, later, mask = small
     rates = {name: r.double() for name, r in load_rates('small').items()}
     train = [
         ([image], [target]) for images, targets in train for image, target in zip(images, targets)
     ]
     task = model, start, rates, [train[t % 4] for t in range(steps)], ([later], [as_target(mask)])
-    both(task, 1e-10, 2, clip=clip)
+    both(task, 1e-10, 2, clip=clip, step_weights=step_weights)
+
+
+@pytest.mark.parametrize('step_weights', [{9: 1.0}, {3: 0.5, 9: 0.5}, {}])
+@pytest.mark.parametrize('method', METHODS)
+def test_step_weights_after_the_last_step_are_refused(method, step_weights):
+    with pytest.raises(ValueError, match='at most 3 inner steps, got'):
+        method(Toy(), {}, {}, [None] * 3, None, step_weights=step_weights)
 
 
 def test_an_unknown_order_is_refused():
