@@ -608,5 +608,5 @@ def test_an_object_is_followed_in_bfloat16_as_in_float32():
         frames = follow(replace(tracker, config=config), clip, given)
         found[precision] = [ids == 1 for _, ids in frames]
     for i, (exact, rough) in enumerate(zip(found['float32'], found['bf16'], strict=True)):
-        assert (exact & rough).sum() > 0.9 * (exact | rough).sum() > 0
+        assert (exact & rough).sum() > 0.8 * (exact | rough).sum() > 0
         assert torch.equal(exact, rough) == (i == 0)  # the first mask is given
