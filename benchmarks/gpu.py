@@ -44,7 +44,6 @@ from eosvos.fine_tuning import (
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT, Tracker, follow, variant
 from eosvos.mask_rcnn import MaskRCNN
 from eosvos.meta import meta_gradient, unrolled_meta_gradient
-from eosvos.roi_align import roi_align, roi_align_fast
 from eosvos.runs import Processes
 from eosvos.small import PAPER, SMALL, build
 from eosvos.train import PRESETS, MetaConfig, MetaRun, outer_sums, task_stream
@@ -123,8 +122,10 @@ def measured(
 
 
 @contextmanager
-def precision(options: Namespace, name: str):  # 'float32', 'tf32', 'bf16'
-    "How products are computed inside."
+def precision(options: Namespace, name: str, *models: MaskRCNN):  # 'float32', 'tf32', 'bf16'
+    "How products are computed inside: of our models, and of others."
+    for model in models:
+        model.precision = name
     short = name == 'tf32'
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = short
     with torch.autocast(options.device.type, torch.bfloat16, name == 'bf16', cache_enabled=False):
@@ -229,7 +230,7 @@ def iteration(options: Namespace) -> list[dict]:
                 optimizer.zero_grad()
                 return {key: loss.item() for key, loss in losses.items()}
 
-            with precision(options, name), deterministic(fixed):
+            with precision(options, name, ours), deterministic(fixed):
                 times = 1 if options.tiny else 7
                 our_time, our_peak, losses = measured(options, our_step, times)
                 peer_time, peer_peak, theirs = measured(options, peer_step, times)
@@ -252,7 +253,7 @@ def bf16(options: Namespace) -> list[dict]:
     inner, test = batches(options, 2 if options.tiny else 5, 1), ([image], [as_target(ids)])
     found, boxes = {}, {}
     for name in 'float32', 'bf16':
-        with precision(options, name):
+        with precision(options, name, model):
             found[name] = meta_gradient(model, weights, rates, inner, test, 10.0, ('gpu',))
             with torch.no_grad():
                 (seen,) = model([image])
@@ -284,7 +285,6 @@ def meta(options: Namespace) -> list[dict]:
     for steps in (2,) if options.tiny else (5, 50):
         inner = batches(options, steps, 1)
         for order in 1, 2:
-            model.roi_heads.align = roi_align if order == 2 else roi_align_fast
             found = {}
             ways = {
                 'step by step': partial(meta_gradient, order=order),
@@ -302,7 +302,6 @@ def meta(options: Namespace) -> list[dict]:
                 a, b = found.values()
                 rows[-1]['cosine'] = cosine(a.weights, b.weights)
             del found
-    model.roi_heads.align = roi_align_fast
     return rows
 
 
@@ -343,11 +342,11 @@ def outer(options: Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_clips(options, root)
-        for workers, bf16 in ((0, False),) if options.tiny else (
-            *((n, False) for n in (0, 2, 4, 8)),
-            (4, True),
+        for workers, kind in ((0, 'float32'),) if options.tiny else (
+            *((n, 'float32') for n in (0, 2, 4, 8)),
+            (4, 'bf16'),
         ):
-            config = outer_config(options, root, workers=workers, bf16=bf16)
+            config = outer_config(options, root, workers=workers, precision=kind)
             run, processes = MetaRun(config, options.device), Processes()
             stream = iter(task_stream(config, root, processes, 0))
             spent, waited = [], []
@@ -365,7 +364,7 @@ def outer(options: Namespace) -> list[dict]:
             tasks = [next(stream) for _ in range(count)]
             alone = (perf_counter() - start) / count / config.batch
             del stream
-            row = dict(workers=workers, bf16=bf16, tasks=config.batch)
+            row = dict(workers=workers, precision=kind, tasks=config.batch)
             row |= dict(seconds=median(spent[1:]), waiting=median(waited[1:]), feeding=alone)
             rows.append(row)
     return rows
@@ -377,12 +376,15 @@ def caps(options: Namespace) -> list[dict]:
     rows = []
     total = torch.cuda.get_device_properties(0).total_memory if on_gpu(options) else None
     for cap in (None,) if total is None else (8, 12, 16):
-        for copies in (1,) if options.tiny else (3, 2, 1):
+        for copies, accumulate in (
+            ((1, False), (2, True)) if options.tiny else ((3, False), (3, True), (1, False))
+        ):
             if cap:
                 torch.cuda.set_per_process_memory_fraction(min(cap * GIB / total, 1.0))
             model = make_model(options)
+            model.accumulate = accumulate
             weights, (batch,) = initial_weights(model), batches(options, 1, copies)
-            row = dict(cap=cap, copies=copies)
+            row = dict(cap=cap, copies=copies, accumulate=accumulate)
             try:
                 action = partial(inner_step, model, weights, batch, 1e-6, None, generator('caps'))
                 row['seconds'], row['peak'], _ = measured(options, action, 2)

@@ -56,7 +56,6 @@ from eosvos.fine_tuning import (
 )
 from eosvos.mask_rcnn import PAPER, ImageConfig
 from eosvos.meta import MetaGradient, meta_gradient, unrolled_meta_gradient
-from eosvos.roi_align import roi_align, roi_align_fast
 from eosvos.small import build
 from eosvos.weights import load_model
 
@@ -198,7 +197,6 @@ def find_gradient(
     "The meta-gradient by any method."
     kind, comma, _ = method.partition(',')
     exact = bool(comma)
-    task.model.roi_heads.align = roi_align if exact else roi_align_fast
     if kind == 'ours':
         return meta_gradient(**vars(task), order=2 if exact else 1)
     if kind == 'unrolled':
@@ -253,7 +251,6 @@ def many_tasks(order: int) -> list[float]:  # MB
     "The peaks after 3 and after 15 tasks of one step, on small pictures."
     task, peaks = make_task('small', 1), []
     task.model.image_config = replace(task.model.image_config, min_side=96, max_side=160)
-    task.model.roi_heads.align = roi_align
     reset_peak()
     for count in range(1, 16):
         meta_gradient(**vars(task), order=order)

@@ -9,6 +9,7 @@ __all__ = ['how_sure', 'Session', 'read_message', 'make_app', 'serve']
 import asyncio
 import gzip
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -22,6 +23,7 @@ from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from time import perf_counter
 
@@ -35,38 +37,17 @@ from .painting import ASSETS, MOST_ID, Project, mask_runs, propose
 from .video import Clip, open_clip, write_mask, write_video
 
 # %% ../nbs/9w_app.ipynb #a8120015
-def how_sure(
-    before: Tensor,  # (H, W) bool: the object in the frame next to this one
-    mask: Tensor,  # (H, W) bool: in this one
-    score: float,  # of the detection that the mask belongs to
-) -> float:  # in [0, 1]; 0: the object is nowhere
-    "The score, or what the mask shares with the one before (IoU), whichever is less."
-    if not mask.any():
-        return 0.0
-    return max(0.01, min(score, ((mask & before).sum() / (mask | before).sum()).item()))
-
-
 class _Stopped(Exception):
     "A later message asks for something else."
 
 
-class Session:
-    "What the page asks for, done by one thread."
+class _Worker:
+    "One thread that does what pages ask for, message after message, and tells all of them."
 
-    def __init__(
-        self,
-        project: Project,
-        tracker: Tracker,
-    ):
-        self.project, self.tracker, self.followers = project, tracker, {}
-        self.worker, self.reading = ThreadPoolExecutor(1), Lock()
+    def __init__(self, project):
+        self.project, self.worker = project, ThreadPoolExecutor(1)
         self.asked, self.working = 0, False
-        self.listen = lambda event: None  # gets what every page should know, from any thread
-
-    def image(self, index: int) -> Tensor:  # (3, H, W)
-        "A frame of the clip; a video is read by one thread at a time."
-        with self.reading:
-            return self.project.clip[index]
+        self.pages = set()  # of functions that take an event, from any thread
 
     def receive(
         self,
@@ -86,13 +67,13 @@ class Session:
         "How things stand, for a page that has just come."
         clip, (H, W) = self.project.clip, self.project.clip.size
         frames = [self.project.about(i) for i in range(len(clip))]
-        name = self.project.folder.stem
-        return dict(type='state', name=name, width=W, height=H, frames=frames, busy=self.working)
+        return dict(type='state', width=W, height=H, frames=frames, busy=self.working)
 
     def close(self) -> None:
-        "Stop what is being computed, and wait until it has."
+        "Stop what is being computed, wait until it has, and let go of the project."
         self.asked += 1
         self.worker.shutdown()
+        self.project.close()
 
     def _do(self, message, ticket, reply):
         kind = message.pop('type')
@@ -107,11 +88,15 @@ class Session:
             answer |= dict(type='error', text=' '.join(str(error).split()) or repr(error))
         if self.working:
             self.working = False
-            self.listen(dict(type='idle'))
+            self.tell(type='idle')
         reply(answer)
 
-    def tell(self, index):
-        self.listen(dict(type='frame', **self.project.about(index)))
+    def tell(self, **event):
+        for page in tuple(self.pages):
+            page(event)
+
+    def show(self, index):
+        self.tell(type='frame', **self.project.about(index))
 
     def watch(self, items, text, count):  # -> the items; the page sees a bar grow
         self.working, start = True, perf_counter()
@@ -120,30 +105,27 @@ class Session:
                 raise _Stopped
             speed = f', {n / (perf_counter() - start):.1f} a second' if n else ''
             line = f'{text} {n + 1} of {count}{speed}'
-            self.listen(dict(type='progress', text=line, share=n / count))
+            self.tell(type='progress', text=line, share=n / count)
             yield item
 
-    def _stroke(self, frame, **stroke):
-        self.project.change('stroke', frame, stroke)
-        self.tell(frame)
+# %% ../nbs/9w_app.ipynb #a8120035
+def how_sure(
+    before: Tensor,  # (H, W) bool: the object in the frame next to this one
+    mask: Tensor,  # (H, W) bool: in this one
+    score: float,  # of the detection that the mask belongs to
+) -> float:  # in [0, 1]; 0: the object is nowhere
+    "The score, or what the mask shares with the one before (IoU), whichever is less."
+    if not mask.any():
+        return 0.0
+    return max(0.01, min(score, ((mask & before).sum() / (mask | before).sum()).item()))
 
-    def _box(self, frame, id, box):
-        inside = propose(self.tracker, self.image(frame), box)
-        if not inside.any():
-            raise ValueError('nothing was found in this box; paint the object instead')
-        self.project.change('stroke', frame, dict(id=id, runs=mask_runs(inside)))
-        self.tell(frame)
 
-    def _undo(self, frame):
-        self.project.change('undo', frame)
-        self.tell(frame)
+class _Following(_Worker):
+    "What Go does."
 
-    def _redo(self, frame):
-        self.project.change('redo', frame)
-        self.tell(frame)
-
-    def _stop(self):
-        pass
+    def __init__(self, project, tracker):
+        super().__init__(project)
+        self.tracker, self.followers = tracker, {}
 
     def _go(self, frame):
         project, count = self.project, len(self.project.clip)
@@ -177,7 +159,7 @@ class Session:
         if not wanted.keys() >= set(known):
             known, follower = [], None
         for key in [key for key in wanted if key not in known]:
-            example = (part.to(self.tracker.device) for part in (self.image(key[0]), wanted[key]))
+            example = (part.to(self.tracker.device) for part in (project.clip[key[0]], wanted[key]))
             count, text = self.tracker.config.fine_tune.iterations, f'Learning object {k}: step'
             watch = partial(self.watch, text=text, count=count)
             if follower:
@@ -197,7 +179,7 @@ class Session:
                 ids = project.mask(last).to(self.tracker.device)
                 for k, follower in active.items():
                     follower.place(ids == k)
-            image = self.image(i).to(self.tracker.device)
+            image = project.clip[i].to(self.tracker.device)
             ids = project.mask(i).to(image.device)
             others = [k for k in starts if k not in active]
             ids[~torch.isin(ids, torch.tensor(others, device=ids.device))] = 0
@@ -208,7 +190,33 @@ class Session:
                 ids.zero_()
             sure = {k: how_sure(before[k], o.mask, o.score) for k, o in active.items()}
             project.found(i, ids.cpu(), sure)
-            self.tell(i)
+            self.show(i)
+
+# %% ../nbs/9w_app.ipynb #a8120037
+class Session(_Following):
+    "What pages may ask for in the `Project` of a clip, with a `Tracker`."
+
+    def _stroke(self, frame, **stroke):
+        self.project.change('stroke', frame, stroke)
+        self.show(frame)
+
+    def _box(self, frame, id, box):
+        inside = propose(self.tracker, self.project.clip[frame], box)
+        if not inside.any():
+            raise ValueError('nothing was found in this box; paint the object instead')
+        self.project.change('stroke', frame, dict(id=id, runs=mask_runs(inside)))
+        self.show(frame)
+
+    def _undo(self, frame):
+        self.project.change('undo', frame)
+        self.show(frame)
+
+    def _redo(self, frame):
+        self.project.change('redo', frame)
+        self.show(frame)
+
+    def _stop(self):
+        pass
 
     def _export(self):
         project, folder = self.project, self.project.folder / 'export'
@@ -219,7 +227,7 @@ class Session:
             for i in self.watch(range(len(clip)), 'Writing: frame', len(clip)):
                 ids = project.mask(i)
                 write_mask(folder / name / f'{clip.names[i]}.png', ids)
-                yield overlay(self.image(i), ids)
+                yield overlay(clip[i], ids)
 
         write_video(folder / f'{name}.mp4', painted(), clip.times)
         shutil.make_archive(folder, 'zip', folder)
@@ -273,6 +281,79 @@ def read_message(
             raise ValueError(f'{kind}: expected another {name}, got {message[name]!r:.80}')
     return message
 
+# %% ../nbs/9w_app.ipynb #a8120039
+async def _receive(stream, folder):  # -> the beginning of a hash of all that came
+    "Write the files of a request, each of which follows its size in 8 bytes. ValueError."
+    digest, rest, left, count = sha256(), b'', 0, 0
+    async for chunk in stream:
+        digest.update(chunk)
+        rest += chunk
+        while len(rest) >= (1 if left else 8):
+            if not left:
+                path, count = folder / f'{count:05d}', count + 1
+                left, rest = int.from_bytes(rest[:8], 'little'), rest[8:]
+            with path.open('ab') as file:
+                file.write(rest[:left])
+            left, rest = max(0, left - len(rest)), rest[left:]
+    if left or rest or not count:
+        raise ValueError('expected files, each behind its size; something is missing')
+    return digest.hexdigest()[:8]
+
+
+class _Clips:
+    "What a server has open: the clip that it began with, which has no name, and others."
+
+    def __init__(self, first, root):
+        self.first, self.folder, self.root = first, first.project.folder, root
+        self.sessions, self.opening = {'': first}, Lock()
+        for left in self.folder.glob('.upload-*'):  # by a server that was killed
+            shutil.rmtree(left, ignore_errors=True)
+
+    def names(self):
+        "Of all clips, in the order in which they came."
+        found = sorted(self.folder.glob('clip-????????'), key=os.path.getmtime)
+        return ['', *(path.name for path in found)]
+
+    def addresses(self):
+        "And what the page calls them."
+        return [(self.address(name), name or self.folder.stem) for name in self.names()]
+
+    def address(self, name):
+        return f'{self.root}clips/{name}/' if name else self.root
+
+    def open(self, name, *pages):
+        "The session of a clip, which from now on tells these pages. ValueError."
+        with self.opening:
+            if name not in self.names():
+                raise ValueError(f'{name}: there is no such clip')
+            for other, session in [*self.sessions.items()]:
+                if other not in ('', name) and not session.pages:
+                    self.sessions.pop(other).close()
+            if name not in self.sessions:
+                files = sorted((self.folder / name).iterdir())
+                clip = Clip(files) if len(files) > 1 else open_clip(files[0])
+                project = Project(clip, self.folder / f'{name}.eosvos')
+                self.sessions[name] = Session(project, self.first.tracker)
+            self.sessions[name].pages.update(pages)
+            return self.sessions[name]
+
+    async def receive(self, stream):
+        "Keep the files of a request, open them, and give the clip a name. ValueError."
+        with TemporaryDirectory(prefix='.upload-', dir=self.folder) as temporary:
+            came = Path(temporary) / 'clip'
+            came.mkdir()
+            name = f'clip-{await _receive(stream, came)}'
+            place = self.folder / name
+            if not place.exists():
+                came.rename(place)
+        try:
+            await asyncio.to_thread(self.open, name)
+        except ValueError as error:
+            if not place.with_suffix('.eosvos').exists():
+                shutil.rmtree(place)
+            raise ValueError(str(error).replace(f'{place}{os.sep}', '')) from error
+        return name
+
 # %% ../nbs/9w_app.ipynb #a8120019
 _HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' data:; base-uri 'none'",
@@ -280,6 +361,37 @@ _HEADERS = {
     'X-Content-Type-Options': 'nosniff',
     'Cache-Control': 'no-store',
 }
+
+
+def _named(request):  # the clip that an address belongs to
+    return request.path_params.get('clip', '')
+
+
+async def _talk(clips, socket):
+    "Tell a page how its clip stands and what becomes of it, and have its messages done."
+    await socket.accept()
+    queue = asyncio.Queue()
+    page = partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
+    try:
+        session = await asyncio.to_thread(clips.open, _named(socket), page)
+    except (ValueError, OSError) as error:
+        await socket.send_json(dict(type='error', text=str(error)))
+        await socket.receive()
+        return
+
+    async def send():
+        state = await asyncio.to_thread(session.state)
+        await socket.send_json(state | dict(clips=clips.addresses()))
+        while True:
+            await socket.send_json(await queue.get())
+
+    sending = asyncio.create_task(send())
+    try:
+        while (message := await socket.receive())['type'] == 'websocket.receive':
+            session.receive(message.get('text'), page)
+    finally:
+        session.pages.remove(page)
+        sending.cancel()
 
 
 def make_app(
@@ -291,76 +403,64 @@ def make_app(
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import FileResponse, Response
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import FileResponse, PlainTextResponse, Response
     from starlette.routing import Mount, Route, WebSocketRoute
 
-    project, pages = session.project, set()  # a queue of events for each open page
+    clips = _Clips(session, f'/{token}/')
 
     @asynccontextmanager
     async def lifespan(app):
-        loop = asyncio.get_running_loop()
-
-        def tell_all(event):
-            for queue in pages:
-                queue.put_nowait(event)
-
-        session.listen = partial(loop.call_soon_threadsafe, tell_all)
         yield
-        await asyncio.to_thread(session.close)
+        for session in clips.sessions.values():
+            await asyncio.to_thread(session.close)
 
     def asset(name):
         path = ASSETS / (name or 'index.html')
         return Route(f'/{name}', lambda _: FileResponse(path, headers=_HEADERS))
 
-    def index(request):
-        if request.path_params['index'] >= len(project.clip):
+    def wanted(request):  # -> a project, and a frame of it
+        session, index = clips.sessions.get(_named(request)), request.path_params.get('index', 0)
+        if session is None or index >= len(session.project.clip):
             raise HTTPException(404)
-        return request.path_params['index']
+        return session.project, index
 
     def frame(request):
+        project, index = wanted(request)
         buffer = BytesIO()
-        to_pil_image(session.image(index(request))).save(buffer, 'JPEG', quality=90)
+        to_pil_image(project.clip[index]).save(buffer, 'JPEG', quality=90)
         return Response(buffer.getvalue(), headers=_HEADERS, media_type='image/jpeg')
 
     def mask(request):
-        ids = project.mask(index(request)).byte().numpy().tobytes()
+        project, index = wanted(request)
+        ids = project.mask(index).byte().numpy().tobytes()
         headers = _HEADERS | {'Content-Encoding': 'gzip'}
         return Response(gzip.compress(ids, 1), headers=headers, media_type='application/x-ids')
 
     def archive(request):
+        project, _ = wanted(request)
         path = project.folder / 'export.zip'
         if not path.exists():
             raise HTTPException(404)
         return FileResponse(path, headers=_HEADERS, filename=f'{project.folder.stem}.zip')
 
-    async def talk(socket):
-        await socket.accept()
-        queue = asyncio.Queue()
-        pages.add(queue)
-        reply = partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait)
-        queue.put_nowait(await asyncio.to_thread(session.state))
-
-        async def send():
-            while True:
-                await socket.send_json(await queue.get())
-
-        sending = asyncio.create_task(send())
+    async def upload(request):
         try:
-            while (message := await socket.receive())['type'] == 'websocket.receive':
-                session.receive(message.get('text'), reply)
-        finally:
-            pages.remove(queue)
-            sending.cancel()
+            address = clips.address(await clips.receive(request.stream()))
+            return PlainTextResponse(address, headers=_HEADERS)
+        except (ValueError, OSError, ClientDisconnect) as error:
+            return PlainTextResponse(str(error), 400, _HEADERS)
 
     routes = [
         *map(asset, ('', 'canvas.js', 'style.css')),
         Route('/frame/{index:int}', frame),
         Route('/mask/{index:int}', mask),
         Route('/export.zip', archive),
-        WebSocketRoute('/socket', talk),
+        Route('/open', upload, methods=['POST']),
+        WebSocketRoute('/socket', partial(_talk, clips)),
     ]
     local = Middleware(TrustedHostMiddleware, allowed_hosts=['127.0.0.1', 'localhost'])
-    below = [Mount(f'/{token}', routes=routes)]
+    below = [Mount(clips.address(name), routes=routes) for name in ('{clip}', '')]
     return Starlette(routes=below, middleware=[local], lifespan=lifespan)
 
 

@@ -29,6 +29,7 @@ from .benchmark import find_sequences, run_benchmark, submit
 from .core import DEMO, overlay, write_then_rename
 from .follow import SegmentConfig, load, write_results
 from .follow import variant as named_variant
+from .mask_rcnn import Precision
 from .metrics import evaluate, write_csv
 from .runs import Processes, own_device
 from .video import VOID, first_masks, open_clip, read_mask
@@ -51,6 +52,7 @@ def _objects_line(given):  # frame number to id map (H, W)
 def _tracker(command, device):
     "The tracker that a command describes."
     tracker = load(command.model, device)
+    tracker.model.precision = command.precision
     rates = tracker.rates if command.lr is None else command.lr
     return replace(tracker, config=command.config, rates=rates)
 
@@ -72,6 +74,7 @@ class _Segment:
     binarize: int | None = None  # read no ids: pixels of at least this, of 255, are object 1
     colours: bool = False  # read no ids: each colour but black is an object
     resize: bool = False  # scale masks that have the shape of the frames, but not their size
+    precision: Precision = 'float32'  # of computation; shorter ones are faster on a GPU
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
@@ -137,12 +140,13 @@ class _Benchmark:
     variant: str = 'e-osvos-10'  # e-osvos-T or e-osvos-T-ona: T steps, with online adaptation
     model: str = 'small'  # 'small' (shipped) or a file of weights
     lr: float | None = None  # one learning rate for all inner steps; None: those of the model
+    precision: Precision = 'float32'  # of computation; shorter ones are faster on a GPU
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
         if named_variant(self.variant, self.config) != self.config:
             raise ValueError(f'{self.variant} says --fine-tune.iterations and --online already')
-        names = 'dataset', 'split', 'variant', 'model'
+        names = 'dataset', 'split', 'variant', 'model', 'precision'
         about = {name: getattr(self, name) for name in names}
         with Processes() as processes:
             sequences = find_sequences(self.root, self.dataset, self.split)
@@ -231,7 +235,8 @@ class _Demo:
 class _App:
     "Paint objects on a page in the browser, and see them followed. Nothing leaves this machine."
 
-    video: Positional[Path | None] = None  # folder of images or a video file; None: the demo clip
+    # folder of images or a video file, None: the demo clip; the page opens others
+    video: Positional[Path | None] = None
     out: Path | None = None  # folder of the project; None: NAME.eosvos here. A project goes on
     model: str = 'small'  # 'small' (shipped) or a file of weights
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
@@ -271,7 +276,8 @@ class _Train:
     Ctrl-C stops after the current step.
     """
 
-    # which preset of values: 'parent', the start of 'small'; 'small', the shipped model; 'paper'
+    # which preset of values: 'parent', where 'small' starts, which is the shipped model;
+    # of full size: 'paper-parent', where the paper's Table 1 starts, and 'paper'
     config: Annotated[tyro.extras.subcommand_type_from_defaults(training.PRESETS), arg(name='')]
     data: Path  # folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/
     out: Path  # folder for checkpoint, weights and logs
@@ -341,5 +347,5 @@ def app(
             raise
         sys.exit(
             'eosvos: not enough memory: smaller frames, fewer objects, '
-            '--fine-tune.batch 1 or --device cpu help'
+            '--fine-tune.accumulate, --fine-tune.batch 1 or --device cpu help'
         )

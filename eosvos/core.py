@@ -70,11 +70,10 @@ def masks_to_boxes(
 ) -> Tensor:  # (N, 4) float32 xyxy in pixels, x2 and y2 exclusive; an empty mask gives zeros
     "The smallest box around each mask."
     masks = masks != 0
-    H, W = masks.shape[1:]
-    rows, columns = masks.any(2).byte(), masks.any(1).byte()  # (N, H), (N, W); argmax takes no bool
-    x1, y1 = columns.argmax(1), rows.argmax(1)  # argmax is the first of equals
-    x2, y2 = W - columns.flip(1).argmax(1), H - rows.flip(1).argmax(1)
-    return torch.stack([x1, y1, x2, y2], 1).float() * rows.any(1, keepdim=True)  # (N, 4)
+    sides = masks.any(1).byte(), masks.any(2).byte()  # (N, W), (N, H); argmax takes no bool
+    starts = [side.argmax(1) for side in sides]  # x1, y1: argmax is the first of equals
+    ends = [side.shape[1] - side.flip(1).argmax(1) for side in sides]  # x2, y2
+    return torch.stack([*starts, *ends], 1).float() * sides[0].any(1, keepdim=True)  # (N, 4)
 
 # %% ../nbs/1w_core.ipynb #18fbe3ef
 def generator(

@@ -247,20 +247,14 @@ def _youtube_sequence(frames, masks, meta, test, name):
 def youtube_vos(
     root: Path | str,  # holds the folders that the archives unpack to
     split: str,  # 'train', 'valid', 'valid_all_frames', 'test', ...
-    only: Path | str | None = None,  # a file with names of sequences: take these, in its order
 ) -> list[Sequence]:
     "The sequences of a split of YouTube-VOS. ValueError that names what is missing."
     images, labels = Path(root) / split, Path(root) / split.removesuffix('_all_frames')
     if not (labels / 'meta.json').is_file():
         labels = images
-    meta = _meta(labels / 'meta.json')
-    names = list(meta) if only is None else _names(Path(only))
-    strange = [name for name in names if name not in meta]
-    if strange:
-        raise ValueError(f'{only}: {strange[0]} is no sequence of {labels / "meta.json"}')
-    test = not split.startswith('train')
+    meta, test = _meta(labels / 'meta.json'), not split.startswith('train')
     make = partial(_youtube_sequence, images / 'JPEGImages', labels / 'Annotations', meta, test)
-    return _all(names, make)
+    return _all(meta, make)
 
 # %% ../nbs/4w_datasets.ipynb #bb115604
 def image_set(

@@ -40,7 +40,7 @@ def _grid(shape, size, angle, zoom, flip, shift, device):
     points = torch.ones(*size, 3, device=device)
     points[..., 0], points[..., 1] = x, y[:, None]
     # (1, height, width, 2); in place, since new tensors of this size are slow
-    return (points @ matrix.T).div_(sides).mul_(2).sub_(1)[None]
+    return (points @ matrix.T).div_(sides / 2).sub_(1)[None]
 
 
 def warp(
@@ -159,6 +159,7 @@ class FineTuneConfig:
 
     iterations: int = 10  # inner steps, T
     batch: int = 3  # augmented copies of the frame a step (released code; the paper does not say)
+    accumulate: bool = False  # gradients copy by copy: less memory, more time
     clip: float | None = None  # greatest norm of the gradient
     view: AugmentConfig = AugmentConfig()  # flip, rotation and zoom of the copies (section 4.2)
 
@@ -301,7 +302,7 @@ def inner_step(
 
 # %% ../nbs/12_fine_tuning.ipynb #4696fcfc
 def fine_tune(
-    model: nn.Module,
+    model: nn.Module,  # its weights stay as they are
     weights: Weights,  # where to start; stays as it is
     batches: Iterable[Batch],  # one for each inner step
     config: FineTuneConfig,
@@ -312,6 +313,7 @@ def fine_tune(
 
     FloatingPointError where a loss or a gradient is not finite.
     """
+    model.accumulate = config.accumulate
     weights, losses = {name: w.detach().clone() for name, w in weights.items()}, []
     for t, batch in enumerate(batches):
         random = generator(*key, 'sample', t)

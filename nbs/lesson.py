@@ -1,6 +1,8 @@
 "What lessons share and the library need not know: pictures, diagrams, figures that move."
 
+from base64 import b64encode
 from html import escape
+from io import BytesIO
 from itertools import product
 from math import hypot
 
@@ -8,6 +10,7 @@ import matplotlib.pyplot as plt
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from eosvos.core import PALETTE, overlay
 
@@ -29,6 +32,23 @@ _SLIDE = (
     "for(const e of f.querySelectorAll('[data-frame]'))"
     "e.style.display=e.dataset.frame==k?'':'none'"
 )
+
+
+def as_markdown(
+    header: list[str],
+    rows: list[list[str]],
+) -> str:
+    "A table in Markdown: text to the left, numbers to the right."
+    line = ['---', *['---:'] * (len(header) - 1)]
+    return '\n'.join(f'| {" | ".join(row)} |' for row in [header, line, *rows])
+
+
+def percent(
+    result: dict,  # of a benchmark with scores
+) -> dict[str, float]:  # J, J-Recall, J-Decay, the same of F, and J&F in percent; FPS
+    "The numbers of a result. FPS count a frame once for each object, as the paper's do."
+    scores = {key.removesuffix('-Mean'): 100 * score for key, score in result['scores'].items()}
+    return scores | {'FPS': result['fps_objects']}
 
 
 def show(
@@ -63,17 +83,18 @@ def show(
 
 
 class Plane:
-    "Shapes as SVG, given in the units of two axes; y grows upwards."
+    "Shapes as SVG, in the units of two axes; y grows upwards, or downwards from high to low."
 
-    def __init__(self, x, y, size, margin=34):
+    def __init__(self, x, y, size, margin=34, at=(0, 0)):
         (self.x1, self.x2), (self.y1, self.y2), self.size, self.margin = x, y, size, margin
+        self.at = at  # the upper left corner, pixels
 
     def place(self, x, y):
         "Where a point lies, pixels."
         width, height = (side - self.margin - 8 for side in self.size)
         right = (x - self.x1) / (self.x2 - self.x1) * width
         up = (y - self.y1) / (self.y2 - self.y1) * height
-        return self.margin + right, 8 + height - up
+        return self.at[0] + self.margin + right, self.at[1] + 8 + height - up
 
     def axes(self, x_label, y_label, x_ticks, y_ticks):
         "The frame, ticks and names of the axes."
@@ -87,7 +108,7 @@ class Plane:
         for y in y_ticks:
             parts.append(_text(left - 4, self.place(self.x1, y)[1] + 3, f'{y:g}', 10, 'end'))
         parts.append(_text(right, bottom + 27, x_label, 12, 'end'))
-        parts.append(_text(6, top + 6, y_label, 12, 'start'))
+        parts.append(_text(self.at[0] + 6, top + 6, y_label, 12, 'start'))
         return ''.join(parts)
 
     def line(self, points, colour='currentColor', width=1.6, dash='', dots=0):
@@ -120,12 +141,33 @@ class Plane:
         shape = f'cx="{x:.1f}" cy="{y:.1f}" rx="{right - x:.1f}" ry="{y - up:.1f}"'
         return f'<ellipse {shape} fill="none" stroke="{colour}" stroke-width=".8"{dashed}/>'
 
+    def box(self, corners, colour, width=2, dash='', fill=0):
+        "A box xyxy, filled with this share of its colour."
+        dashed = f' stroke-dasharray="{dash}"' if dash else ''
+        paint = f'fill="{colour}" fill-opacity="{fill}" stroke="{colour}" stroke-width="{width}"'
+        return f'<rect {self._area(*corners)[0]} {paint}{dashed}/>'
+
+    def picture(self, image, sharp=False):
+        "An image (3, H, W) in [0, 1] all over the plane; its pixels can be seen where it is sharp."
+        file, kind = BytesIO(), 'png' if sharp else 'jpeg'
+        to_pil_image(image.clamp(0, 1)).save(file, kind)
+        data = f'data:image/{kind};base64,{b64encode(file.getvalue()).decode()}'
+        pixels = ' style="image-rendering:pixelated"' if sharp else ''
+        return f'<image {self._area()[0]} preserveAspectRatio="none"{pixels} href="{data}"/>'
+
     def clipped(self, shapes):
         "The shapes, cut off at the axes."
-        (left, bottom), (right, top) = self.place(self.x1, self.y1), self.place(self.x2, self.y2)
-        box = f'width="{right - left:.1f}" height="{bottom - top:.1f}"'
-        view = f'viewBox="{left:.1f} {top:.1f} {right - left:.1f} {bottom - top:.1f}"'
-        return f'<svg x="{left:.1f}" y="{top:.1f}" {box} {view}>{shapes}</svg>'
+        area, view = self._area()
+        return f'<svg {area} viewBox="{view}">{shapes}</svg>'
+
+    def _area(self, *corners):
+        "The area of a box xyxy, or the whole plane: as attributes of a shape, and as a view."
+        x1, y1, x2, y2 = corners or (self.x1, self.y1, self.x2, self.y2)
+        xs, ys = zip(self.place(x1, y1), self.place(x2, y2), strict=True)
+        left, top = f'{min(xs):.1f}', f'{min(ys):.1f}'
+        width, height = f'{max(xs) - min(xs):.1f}', f'{max(ys) - min(ys):.1f}'
+        area = f'x="{left}" y="{top}" width="{width}" height="{height}"'
+        return area, f'{left} {top} {width} {height}'
 
 
 def _text(x, y, text, size=12, anchor='middle', colour='currentColor', weight=''):

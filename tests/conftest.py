@@ -38,7 +38,9 @@ def browser():
     if not CHROMIUM:
         pytest.skip('there is no Chromium to open the page in')
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        camera = [f'--use-fake-{part}-for-media-stream' for part in ('device', 'ui')]
+        words = ['--no-sandbox', *camera]
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=words)
         yield chromium
         chromium.close()
 

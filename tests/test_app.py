@@ -11,21 +11,24 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from command import invoke
+from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from eosvos import app as module
 from eosvos.app import Session, make_app, read_message
-from eosvos.core import DEMO, demo_frame
+from eosvos.core import DEMO, demo_frame, masks_to_boxes
+from eosvos.follow import load
 from eosvos.metrics import jaccard
-from eosvos.painting import Project, draw, mask_runs
-from eosvos.video import open_clip, read_mask
+from eosvos.painting import Project, draw, mask_runs, propose
+from eosvos.video import Clip, open_clip, read_mask, write_video
 
 H, W, COUNT = 24, 40, 8
 LOCAL = '127.0.0.1'
@@ -73,6 +76,17 @@ def test_the_last_stroke_wins_and_the_eraser_clears():
 def test_runs_say_what_the_mask_is():
     for mask in (disc(10, 10, 5), np.ones((H, W), bool), np.zeros((H, W), bool), disc(0, 0, 9)):
         assert np.array_equal(drawn(dict(id=4, runs=mask_runs(torch.from_numpy(mask)))) == 4, mask)
+
+
+def test_a_box_beyond_the_frame_holds_nothing():
+    tracker, (image, ids) = load('small', 'cpu'), demo_frame()
+    for box in ([-90, 5, -20, 40], [700, 5, 800, 40], [640, 360, 700, 400]):
+        assert not propose(tracker, image, box).any()
+    left, top, right, bottom = masks_to_boxes((ids == 1)[None])[0].tolist()
+    moved = image[:, :, int(left + right) // 2 :]  # the cup across the left side
+    half = propose(tracker, moved, [left - right, top, (right - left) / 2, bottom])
+    true = ids[:, int(left + right) // 2 :] == 1
+    assert (half & true).sum() / (half | true).sum() > 0.6
 
 
 # ---- project and session, with followers that see the truth
@@ -157,7 +171,7 @@ def test_go_follows_forwards_and_backwards(session, clip):
     assert torch.equal(masks(session), clip.truth * (clip.truth == 1))
     paint(session, 5, clip.truth[5] == 2, 2)
     heard = []
-    session.listen = heard.append
+    session.pages.add(heard.append)
     assert ask(session, 'go', frame=0)['type'] == 'done'
     assert torch.equal(masks(session), clip.truth)
     frames = [event['index'] for event in heard if event['type'] == 'frame']
@@ -197,7 +211,7 @@ def test_a_mended_frame_is_learned_stays_and_is_where_it_goes_on(session, clip):
     mended = session.project.mask(4)
     assert mended.sum() == 30 and (clip.truth[4] == 1).sum() == 60
     heard = []
-    session.listen = heard.append
+    session.pages.add(heard.append)
     ask(session, 'go', frame=2)
     assert [event['index'] for event in heard if event['type'] == 'frame'] == [5, 6, 7]
     assert session.followers[1][1] is follower and len(follower.taught) == 2
@@ -235,6 +249,7 @@ def test_what_is_painted_and_found_survives_a_kill(session, clip):
     paint(session, 0, clip.truth[0] == 1, 1)
     ask(session, 'go', frame=0)
     ask(session, 'stroke', frame=3, id=0, size=4, points=[[10, 7]])
+    session.close()
     again = Project(clip, session.project.folder)
     assert again.data == session.project.data and again.data['todo'] == [3]
     told = [[p.about(i) for i in range(COUNT)] for p in (again, session.project)]
@@ -251,12 +266,12 @@ def test_a_later_message_ends_what_is_computed(session, clip):
         if event['type'] == 'frame' and event['index'] == 3:
             session.receive('{"type": "stop"}', answers.append)
 
-    session.listen = listen
+    session.pages.add(listen)
     assert ask(session, 'go', frame=0)['to'] == 'go'
     session.worker.submit(int).result(60)
     assert [event['index'] for event in seen if event['type'] == 'frame'] == [1, 2, 3]
     assert seen[-1] == dict(type='idle') and answers == [dict(type='done', to='stop')]
-    session.listen = lambda event: None
+    session.pages.clear()
     ask(session, 'go', frame=3)
     assert torch.equal(masks(session), clip.truth * (clip.truth == 1)), 'and Go goes on from there'
 
@@ -284,8 +299,18 @@ def test_errors_are_answered_and_the_next_message_is_done(session, clip, monkeyp
     assert ask(session, 'stroke', frame=0, id=1, size=3, points=[[1, 1]])['type'] == 'done'
 
 
+def test_one_project_at_a_time_works_in_a_folder(clip, tmp_path):
+    project = Project(clip, tmp_path / 'mine')
+    before = files_below(tmp_path)
+    with pytest.raises(ValueError, match='mine: another eosvos app works in it; end that one'):
+        Project(clip, tmp_path / 'mine')
+    assert files_below(tmp_path) == before
+    project.close()
+    Project(clip, tmp_path / 'mine').close()
+
+
 def test_a_folder_of_something_else_is_refused(clip, tmp_path):
-    Project(clip, tmp_path / 'mine')
+    Project(clip, tmp_path / 'mine').close()
     short = type(clip)(clip[:3])
     short.names = clip.names[:3]
     with pytest.raises(ValueError, match='mine: belongs to another clip, with frames .*, got'):
@@ -389,6 +414,141 @@ def test_every_page_hears_and_only_the_sender_is_answered(session):
             assert late.receive_json()['frames'][2]['redo'] == 1
 
 
+def test_how_things_stand_is_the_first_that_a_page_hears(session, monkeypatch):
+    "Also where something is found meanwhile."
+    state = session.state
+
+    def slow():
+        session.show(1)
+        return state()
+
+    monkeypatch.setattr(session, 'state', slow)
+    with client(session) as browser, browser.websocket_connect(SOCKET) as page:
+        assert page.receive_json()['type'] == 'state'
+        assert page.receive_json()['index'] == 1
+
+
+# ---- other clips
+
+
+def picture(value, size=(W, H)):  # the bytes of a PNG of one grey
+    buffer = BytesIO()
+    Image.new('L', size, value).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def packed(*files):  # as the page sends them
+    return b''.join(len(file).to_bytes(8, 'little') + file for file in files)
+
+
+def parts(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_pictures_that_a_page_sends_are_a_clip_with_a_project_of_its_own(session, tmp_path):
+    ask(session, 'stroke', frame=0, id=1, size=5, points=[[10, 10]])
+    body, folder, before = packed(picture(51), picture(102)), session.project.folder, masks(session)
+    with client(session) as browser:
+        address = browser.post('/secret/open', content=body).text
+        name = re.fullmatch('/secret/clips/(clip-[0-9a-f]{8})/', address)[1]
+        assert {path.name for path in folder.glob('clip*')} == {name, f'{name}.eosvos'}
+        assert [path.read_bytes() for path in sorted((folder / name).iterdir())] == [
+            picture(51),
+            picture(102),
+        ]
+        with browser.websocket_connect(f'ws://{LOCAL}{address}socket') as page:
+            state = page.receive_json()
+            assert (state['width'], state['height'], len(state['frames'])) == (W, H, 2)
+            assert state['clips'] == [['/secret/', 'project'], [address, name]]
+            page.send_json(dict(type='stroke', frame=1, id=4, size=9, points=[[30, 9]]))
+            assert page.receive_json()['painted'] == [4]
+        image = Image.open(BytesIO(browser.get(f'{address}frame/1').content))
+        assert image.size == (W, H) and image.getpixel((0, 0)) == (102, 102, 102)
+        assert browser.get(f'{address}frame/2').status_code == 404
+        assert browser.get(f'{address}canvas.js').status_code == 200
+        ids = np.frombuffer(browser.get(f'{address}mask/1').content, np.uint8)
+        assert ids.max() == 4
+        assert torch.equal(masks(session), before), 'the other clip is as it was'
+        # the same again is the same clip
+        assert browser.post(f'{address}open', content=body).text == address
+        other = browser.post('/secret/open', content=packed(picture(7))).text
+        assert other != address
+        assert browser.get(f'{address}mask/1').status_code == 404, 'closed, as no page shows it'
+        with browser.websocket_connect(f'ws://{LOCAL}{address}socket') as page:
+            assert page.receive_json()['frames'][1]['painted'] == [4]
+            with browser.websocket_connect(f'ws://{LOCAL}{other}socket'):
+                assert browser.get(f'{address}mask/1').status_code == 200
+        for clip in ('clip-00000000', f'{name}.eosvos', 'base', '%2e%2e%2fx'):
+            assert browser.get(f'/secret/clips/{clip}/frame/0').status_code == 404, clip
+        with browser.websocket_connect(f'ws://{LOCAL}/secret/clips/base/socket') as page:
+            assert page.receive_json() == dict(type='error', text='base: there is no such clip')
+        assert browser.post('/other/open', content=body).status_code == 404
+    frames = Clip(sorted((folder / name).iterdir()))
+    Project(frames, folder / f'{name}.eosvos').close()  # nobody holds it any more
+
+
+@pytest.mark.parametrize(
+    'body, said',
+    [
+        (packed(b'a letter'), '00000: cannot be read as a video'),
+        (packed(b''), '00000: cannot be read as a video'),
+        (packed(picture(1), b'no'), "00001: cannot be read as a picture: .* image file '00001'"),
+        (packed(picture(1), picture(2, (9, 9))), '00001: expected 40x24 pixels .*, got 9x9 pixels'),
+        (packed(picture(1))[:-1], 'expected files, each behind its size; something is missing'),
+        (packed(picture(1)) + b'\1', 'expected files, each behind its size; something is missing'),
+        (b'', 'expected files, each behind its size; something is missing'),
+        (b'\xff' * 1000, 'expected files, each behind its size; something is missing'),
+    ],
+)
+def test_what_is_no_clip_is_named_and_removed(session, body, said):
+    before = parts(session.project.folder)
+    with client(session) as browser:
+        answer = browser.post('/secret/open', content=body)
+        assert answer.status_code == 400 and re.match(said, answer.text), answer.text
+        assert '\n' not in answer.text and parts(session.project.folder) == before
+
+
+def run_beside(work):
+    "Run a coroutine in another thread: Playwright may hold a loop in this one."
+    with ThreadPoolExecutor(1) as beside:
+        return beside.submit(asyncio.run, work).result()
+
+
+async def post(app, chunks, whole=True, path='/secret/open'):
+    "Send a request in these chunks, and break off unless it is whole; the answer's status."
+    events = [dict(type='http.request', body=chunk, more_body=True) for chunk in chunks]
+    events.append(dict(type='http.request' if whole else 'http.disconnect', body=b''))
+    answer, headers = [], [(b'host', LOCAL.encode())]
+
+    async def receive():
+        return events.pop(0)
+
+    async def send(event):
+        answer.append(event.get('status'))
+
+    kind = dict(type='http', method='POST', http_version='1.1', scheme='http')
+    await app(
+        kind | dict(path=path, headers=headers, query_string=b'', root_path=''), receive, send
+    )
+    return answer[0]
+
+
+def test_an_upload_in_small_pieces_and_one_that_breaks_off(session):
+    body, folder = packed(picture(3), picture(5)), session.project.folder
+    pieces = [body[n : n + 5] for n in range(0, len(body), 5)]
+    (folder / '.upload-killed').mkdir()
+    app, before = make_app(session, 'secret'), ['base', 'lock', 'masks', 'project.json']
+    assert parts(folder) == before, 'what a killed server has left is gone'
+    for cut in (0, 1, 2, 12, len(pieces)):
+        assert run_beside(post(app, pieces[:cut], whole=False)) == 400
+        assert parts(folder) == before
+    assert run_beside(post(app, pieces)) == 200
+    assert [len(path.read_bytes()) for path in sorted(folder.glob('clip-????????/*'))] == [
+        len(picture(3)),
+        len(picture(5)),
+    ]
+
+
 def fuzzed(dice):
     "Something that looks more or less like a message."
     odd = [None, True, -1, 10**9, 0.5, 'x', '../../up', [], {}, [[1]], float('nan'), 'ü\0\n']
@@ -415,7 +575,22 @@ def files_below(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if 'project' not in p.parts}
 
 
-async def talk(session, messages):
+def fuzzed_upload(dice):
+    "Chunks that look more or less like pictures which a page sends; and where to."
+    odd = [b'', b'\0' * 9, b'no picture', dice.randbytes(40), picture(8, (5, 5))]
+    files = [picture(dice.randrange(4)) for _ in range(dice.randint(1, 3))]
+    if dice.random() < 0.5:
+        files.insert(dice.randrange(3), dice.choice(odd))
+    body = packed(*files)
+    if dice.random() < 0.3:
+        cut = dice.randrange(len(body))
+        body = body[:cut] + dice.choice([b'', dice.randbytes(9)]) + body[cut + dice.randrange(9) :]
+    cut = dice.randrange(len(body))
+    paths = 'open', 'clips/../open', 'clips/../../up/open', 'clips/\0/open', 'clips/clip-x/open'
+    return [body[:cut], body[cut:]], dice.random() < 0.9, f'/secret/{dice.choice(paths)}'
+
+
+async def talk(session, messages, uploads=()):
     "Send messages to the socket as a server would, and return what comes back."
     app, inbox, heard = make_app(session, 'secret'), asyncio.Queue(), []
     answered = asyncio.Semaphore(0)
@@ -437,7 +612,8 @@ async def talk(session, messages):
                     await answered.acquire()
         inbox.put_nowait(dict(type='websocket.disconnect', code=1001))
         await page
-    return heard
+        statuses = [await post(app, *upload) for upload in uploads]
+    return heard, statuses
 
 
 def test_fuzzed_messages_never_end_the_server_nor_leave_the_folder(session, tmp_path, monkeypatch):
@@ -446,19 +622,19 @@ def test_fuzzed_messages_never_end_the_server_nor_leave_the_folder(session, tmp_
     monkeypatch.chdir(tmp_path / 'beside')
     monkeypatch.setattr(module, 'write_video', lambda path, images, times: list(images))
     before, dice = files_below(tmp_path), random.Random(1)
-    texts = [fuzzed(dice) for _ in range(9_999)]
+    texts, uploads = [fuzzed(dice) for _ in range(9_999)], [fuzzed_upload(dice) for _ in range(200)]
     messages = [{dice.choice(['text'] * 20 + ['bytes']): text} for text in texts]
     flood = dict(type='stroke', frame=0, id=1, size=500, points=[[5, 5]])
-    talking = talk(session, [*messages, dict(text=json.dumps(flood))])
-    with ThreadPoolExecutor(1) as beside:  # Playwright may hold a loop in this thread
-        heard = beside.submit(asyncio.run, talking).result()
-    kinds = Counter(event.get('type') for event in heard)
+    heard, statuses = run_beside(talk(session, [*messages, dict(text=json.dumps(flood))], uploads))
+    kinds, codes = Counter(event.get('type') for event in heard), Counter(statuses)
     assert kinds['done'] + kinds['error'] == 10_000 and min(kinds['done'], kinds['error']) > 1000
+    assert codes.keys() == {200, 400, 404} and min(codes.values()) > 20
     assert (session.project.mask(0) == 1).all(), 'the last message was done like any other'
     assert files_below(tmp_path) == before, 'nothing beside the project was touched'
     known = {f'{name}.png' for name in session.project.clip.names}
-    known |= {'project.json', 'masks', 'base', 'export', 'export.zip', 'project'}
-    assert {p.name for p in session.project.folder.rglob('*')} <= known
+    known |= {'project.json', 'lock', 'masks', 'base', 'export', 'export.zip', 'project'}
+    names = {p.name for p in session.project.folder.rglob('*')} - known
+    assert all(re.fullmatch(r'clip-[0-9a-f]{8}(\.eosvos)?|\d{5}(\.png)?', name) for name in names)
 
 
 # ---- the command
@@ -525,8 +701,15 @@ class Person:
 
     def open(self):
         self.page.goto(self.address)
-        self.sees('#number', f'1 of {FRAMES}')
+        self.opened(FRAMES)
+
+    def opened(self, count):
+        "Wait until the first of so many frames is there."
+        self.sees('#number', f'1 of {count}')
         self.settles()
+
+    def picks(self, *files):
+        self.page.set_input_files('#files', files)
 
     def sees(self, where, text):
         self.expect(self.page.locator(where)).to_have_text(text)
@@ -553,7 +736,7 @@ class Person:
     def paint(self, points, size=None):  # pixels of the frame
         canvas = self.page.locator('#stage canvas')
         box = canvas.bounding_box()
-        scale = box['width'] / 640
+        scale = box['width'] / self.page.evaluate('window.eosvos.painter.width')
         if size:
             self.page.get_by_label('Width').fill(str(size))
         for n, (x, y) in enumerate(points):
@@ -607,6 +790,8 @@ def test_a_person_paints_goes_mends_and_exports(browser, cup, tmp_path):
         person = Person(browser, address)
         page = person.page
         assert '127.0.0.1' in address and not person.ids().any()
+        second = invoke(['app', cup, '--out', project, '--no-browse'])
+        assert f'{project}: another eosvos app works in it; end that one' in second.stderr
         # paint, erase, undo, redo
         for stroke in by_hand(true[0], 30):
             person.paint(stroke, 30)
@@ -706,6 +891,65 @@ def test_box_phone_and_keyboard(browser, address):
     person.press('End', 'ArrowLeft')
     person.sees('#number', f'{FRAMES - 1} of {FRAMES}')
     assert not person.faults
+    page.close()
+
+
+def test_other_clips_and_the_webcam(browser, address, tmp_path):
+    video, letter = tmp_path / 'holiday.mp4', tmp_path / 'a letter.txt'
+    write_video(video, [torch.full((3, 60, 80), i / 4) for i in range(4)])
+    letter.write_text('dear')
+    for name, grey in (('b10.png', 200), ('b9.png', 100)):
+        (tmp_path / name).write_bytes(picture(grey))
+    person = Person(browser, address)
+    page, first = person.page, person.ids()
+    assert page.locator('#clips').input_value() == address[address.index('/', 8) :]
+    person.picks(letter)
+    told = 'a letter.txt: cannot be read as a video: Invalid data found when processing input'
+    person.sees('#status', told)
+    person.paint([(70, 70)], 20)
+    painted = person.ids()
+    assert not np.array_equal(painted, first)
+    # a video; back to the first clip; the video again
+    person.picks(video)
+    person.opened(4)
+    assert page.url.startswith(f'{address}clips/clip-') and person.ids().shape == (60, 80)
+    person.press('3')
+    person.paint([(20, 20)], 10)
+    assert person.ids()[20, 20] == 3
+    page.locator('#clips').select_option(index=0)
+    person.opened(FRAMES)
+    assert page.url == address and np.array_equal(person.ids(), painted)
+    person.press('Control+z')
+    person.picks(video)
+    person.opened(4)
+    assert person.ids()[20, 20] == 3
+    # pictures, in the order of their names
+    person.picks(tmp_path / 'b10.png', tmp_path / 'b9.png')
+    person.opened(2)
+    grey = """async (index) => {
+        const context = new OffscreenCanvas(1, 1).getContext('2d');
+        context.drawImage(await eosvos.picture(index), 0, 0);
+        return context.getImageData(0, 0, 1, 1).data[0];
+    }"""
+    assert [page.evaluate(grey, index) for index in (0, 1)] == [100, 200]
+    # a recording
+    before = page.url
+    page.get_by_role('button', name='Webcam').click()
+    camera = page.locator('#camera')
+    person.expect(camera).to_be_visible()
+    person.expect(page.locator('#stage canvas')).to_be_hidden()
+    page.evaluate("""() => new Promise((done) => {
+        const { camera } = eosvos;
+        camera.ontimeupdate = () => { if (camera.currentTime > 0.5) done(); };
+    })""")
+    page.get_by_role('button', name='End').click()
+    page.wait_for_url(lambda url: url not in (before, address))
+    person.expect(page.locator('#number')).to_have_text(re.compile('^1 of [0-9]+$'))
+    assert person.ids().shape == (480, 640)
+    person.expect(camera).to_be_hidden()
+    page.click('#go')
+    person.sees('#status', 'paint an object first')
+    assert not person.faults and all(url.startswith(address) for url in person.asked)
     page.close()
 
 

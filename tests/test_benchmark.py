@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import monotonic, sleep
 from zipfile import ZipFile
 
@@ -25,9 +26,7 @@ from eosvos import benchmark
 from eosvos.benchmark import (
     _describe,
     _prepare_folder,
-    as_markdown,
     find_sequences,
-    percent,
     read_json,
     run_benchmark,
     submit,
@@ -37,6 +36,9 @@ from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT, jitter, load, variant
 from eosvos.small import PAPER, build
 from eosvos.video import read_mask, write_mask
 from eosvos.weights import load_model, save_weights
+
+sys.path.append(str(Path(__file__).parent.parent / 'nbs'))
+from lesson import as_markdown, percent  # noqa: E402
 
 COMMAND = [sys.executable, '-c', 'from eosvos.cli import app; app()']
 ALONE = {

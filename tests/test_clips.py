@@ -3,6 +3,7 @@
 import os
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -44,7 +45,7 @@ def copied(monkeypatch):
             yield index, next(iter(given.values()))
 
     monkeypatch.setattr(follow, 'follow', stay)
-    tracker = follow.Tracker(None, 1e-3, follow.SegmentConfig())
+    tracker = follow.Tracker(SimpleNamespace(), 1e-3, follow.SegmentConfig())
     monkeypatch.setattr(cli, 'load', lambda *arguments: tracker)
     return read
 
@@ -209,6 +210,7 @@ def test_too_little_memory_is_one_line(frames, mask, tmp_path, copied, monkeypat
         'not enough memory' in line
         and 'smaller frames' in line
         and 'fewer objects' in line
+        and '--fine-tune.accumulate' in line
         and '--fine-tune.batch 1' in line
         and '--device cpu' in line
     )

@@ -356,21 +356,14 @@ def test_an_object_whose_list_is_a_frame_early(tmp_path):
         sequence.given()
 
 
-def test_a_selection(tmp_path):
+def test_sequences_in_the_order_of_meta_json(tmp_path):
     make_youtube(tmp_path)
     videos = {name: {'objects': OBJECTS} for name in (NAME, 'bb', 'aa')}
     for name in ('aa', 'bb'):
         for place in ('JPEGImages', 'Annotations'):
             (tmp_path / 'valid' / place / name).symlink_to(tmp_path / 'valid' / place / NAME)
     (tmp_path / 'valid/meta.json').write_text(json.dumps({'videos': videos}))
-    (tmp_path / 'list.txt').write_text('bb\naa\n')
-    assert [s.name for s in youtube_vos(tmp_path, 'valid', tmp_path / 'list.txt')] == [
-        'bb',
-        'aa',
-    ] and len(youtube_vos(tmp_path, 'valid')) == 3
-    (tmp_path / 'list.txt').write_text('bb\ncc\n')
-    with pytest.raises(ValueError, match=r'list\.txt: cc is no sequence of .*meta\.json'):
-        youtube_vos(tmp_path, 'valid', tmp_path / 'list.txt')
+    assert [s.name for s in youtube_vos(tmp_path, 'valid')] == [NAME, 'bb', 'aa']
 
 
 def test_youtube_vos_says_what_is_missing(tmp_path):

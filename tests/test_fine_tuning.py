@@ -1,12 +1,15 @@
 "Fine-tuning: views of a picture, then plain SGD on weights that live beside the model."
 
-from dataclasses import FrozenInstanceError
+import weakref
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from eosvos.core import DEMO, generator, masks_to_boxes
 from eosvos.fine_tuning import (
@@ -19,10 +22,13 @@ from eosvos.fine_tuning import (
     fine_tune,
     initial_weights,
     inner_step,
+    loss_gradient,
     uniform,
     warp,
 )
+from eosvos.follow import follow, load
 from eosvos.mask_rcnn import ImageConfig
+from eosvos.small import PAPER, build
 from eosvos.video import VOID, read_image, read_mask
 from eosvos.weights import load_model
 
@@ -512,3 +518,95 @@ def test_hardly_an_object(small, frame, pixels):
 def test_numbers_that_cannot_be_meant_are_refused(name, value):
     with pytest.raises(ValueError, match=f'{name}: expected at least .*, got {value}'):
         FineTuneConfig(**{name: value})
+
+
+# ---- copy by copy
+
+
+class Peak(TorchDispatchMode):
+    "`with Peak() as peak:` counts the bytes that are made; `peak.most` stood there at once."
+
+    def __enter__(self):
+        self.now, self.most, self.known = 0, 0, set()
+        return super().__enter__()
+
+    def forget(self, key, size):
+        self.known.remove(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self.known:
+                key, size = storage._cdata, storage.nbytes()
+                self.known.add(key)
+                self.now += size
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.forget, key, size)
+        return result
+
+
+def thin():
+    "The full model with few channels, random, which looks at small pictures."
+    roi = replace(PAPER.roi, box_width=64, mask_width=16, samples=32)
+    image = replace(PAPER.image, min_side=64, max_side=112)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build(replace(PAPER, channels=16, image=image, roi=roi))
+
+
+@pytest.mark.parametrize('name', ['small', 'thin'])
+def test_a_gradient_copy_by_copy_is_that_of_the_batch(name, frame):
+    "With unknown pixels in one, no object in another, and pictures of several shapes."
+    image, mask = frame
+    ids = mask.byte()
+    ids[:20] = VOID
+    views = [(image, ids), (image.flip(2), mask.flip(1)), (image[:, 9:], 0 * ids[9:])]
+    batch = [view.double() for view, _ in views], [as_target(own) for _, own in views]
+    model = (load_model('small')[0] if name == 'small' else thin()).double()
+    random, weights = generator('other weights'), initial_weights(model)
+    for w in weights.values():  # not those of the model
+        w *= 1 + 0.1 * torch.rand(w.shape, generator=random)
+    once, losses = loss_gradient(model, weights, batch, None, generator('draws'))
+    model.accumulate = True
+    again, same = loss_gradient(model, weights, batch, None, generator('draws'))
+    assert same == pytest.approx(losses, rel=1e-12) and losses['loss_mask'] > 0
+    for key, gradient in once.items():
+        assert (again[key] - gradient).norm() <= 1e-10 * gradient.norm() and gradient.norm() > 0
+    other, _ = loss_gradient(model, weights, batch, None, generator('others'))
+    assert not torch.equal(other['rpn.head.cls_logits.weight'], again['rpn.head.cls_logits.weight'])
+
+
+def test_copy_by_copy_takes_less_memory(frame):
+    model, most = load_model('small')[0], {}
+    model.image_config = replace(model.image_config, min_side=192, max_side=336)
+    weights = initial_weights(model)
+    for copies in (1, 3):
+        for accumulate in (False, True):
+            config = FineTuneConfig(1, copies, accumulate)
+            batches = list(augmented_batches(*frame, config, ('memory',)))
+            with Peak() as peak:
+                fine_tune(model, weights, batches, config, ('memory',), 1e-3)
+            most[copies, accumulate] = peak.most
+    copy, copy_by_copy = ((most[3, way] - most[1, way]) / 2 for way in (False, True))
+    assert copy_by_copy < 0.3 * copy and most[3, True] < 0.6 * most[3, False], most
+
+
+# ---- precision
+
+
+def test_an_object_is_followed_in_bfloat16_as_in_float32():
+    clip = [read_image(DEMO / f'frames/{i:05d}.jpg')[:, ::2, ::2] for i in range(3)]
+    given, found = {0: read_mask(DEMO / 'masks/00000.png')[::2, ::2]}, {}
+    for precision in 'float32', 'bf16':
+        tracker = load('small', 'cpu')
+        config = replace(tracker.config, fine_tune=FineTuneConfig(3, 1, clip=10.0))
+        model = tracker.model
+        model.precision = precision
+        model.image_config = replace(model.image_config, min_side=128, max_side=224)
+        frames = follow(replace(tracker, config=config), clip, given)
+        found[precision] = [ids == 1 for _, ids in frames]
+    for i, (exact, rough) in enumerate(zip(found['float32'], found['bf16'], strict=True)):
+        assert (exact & rough).sum() > 0.8 * (exact | rough).sum() > 0
+        assert torch.equal(exact, rough) == (i == 0)  # the first mask is given

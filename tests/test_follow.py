@@ -444,11 +444,11 @@ def test_never_found():
 # ---- online adaptation
 
 
-def adapting(count=12, every=5, iterations=3, lr=0.1, **more):
+def adapting(count=12, every=5, iterations=3, lr=0.1, batch=3, **more):
     "A follower after a clip whose frame i has brightness i / 100, and the model that recorded it."
     model = Scripted()
     config = SegmentConfig(
-        FineTuneConfig(iterations=0),
+        FineTuneConfig(iterations=0, batch=batch),
         extra_boxes=4,
         online=True,
         online_every=every,
@@ -475,6 +475,22 @@ def test_which_frames_are_learned_and_when():
         assert images == pytest.approx([means[0], means[7], means[8]])
 
 
+@pytest.mark.parametrize(
+    'batch, learned',
+    [
+        (1, [[0], [2], [3], [0]]),
+        (2, [[0, 2], [3, 0], [2, 3], [0, 2]]),
+        (3, [[0, 2, 3]] * 4),
+        (9, [[0, 2, 3]] * 4),
+    ],
+)
+def test_the_pictures_of_an_adaptation_take_turns(batch, learned):
+    _, model, means = adapting(count=7, iterations=4, batch=batch)
+    assert [images for images, _ in model.trained] == [
+        pytest.approx([means[i] for i in step]) for step in learned
+    ]
+
+
 def test_each_adaptation_starts_from_the_first_frame():
     follower, model, means = adapting(lr=0.1, iterations=3)
     expected = 1 - 3 * 0.1 * (means[0] + means[7] + means[8])  # not 1 - ... of both adaptations
@@ -493,7 +509,7 @@ def test_each_adaptation_starts_from_the_first_frame():
     ],
 )
 def test_choices_of_past_frames(frames, first, second):
-    _, model, means = adapting(iterations=1, online_frames=frames)
+    _, model, means = adapting(iterations=1, batch=6, online_frames=frames)
     assert [images for images, _ in model.trained] == [
         pytest.approx([means[i] for i in [0, *past]]) for past in (first, second)
     ]

@@ -3,6 +3,7 @@
 Skipped where there is none."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from eosvos.fine_tuning import (
 )
 from eosvos.follow import follow, load
 from eosvos.lovasz import lovasz_hinge
+from eosvos.mask_rcnn import Precision
 from eosvos.meta import meta_gradient
 from eosvos.metrics import jaccard
 from eosvos.parent import ParentConfig
@@ -166,10 +168,11 @@ def pictures(tmp_path):
     }
 
 
-@pytest.mark.parametrize('bf16', [False, True])
-def test_meta_training(pictures, tmp_path, bf16):
+@pytest.mark.parametrize('precision', get_args(Precision))
+def test_meta_training(pictures, tmp_path, precision):
     root, settings = pictures
-    main(preset('small', settings | {'bf16': bf16}), root, tmp_path / 'run', device='cuda')
+    config = preset('small', settings | {'precision': precision})
+    main(config, root, tmp_path / 'run', device='cuda')
     assert (tmp_path / 'run/log.csv').read_text().count('\n') == 4
     assert all(
         r.isfinite().all() for r in load_rates(tmp_path / 'run/weights.safetensors').values()

@@ -31,14 +31,12 @@ from eosvos.mask_rcnn import (
     scale_boxes,
     scale_target,
 )
-from eosvos.roi_align import roi_align, roi_align_fast
 from eosvos.rpn import RPN
 from eosvos.weights import SHIPPED, _read_config, load_model, read_weights
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
 KINDS = ['hinge', 'softmax', 'bce']
-ALIGNS = [roi_align_fast, roi_align]
 
 
 def random_boxes(draws, count, height=80, width=100):
@@ -391,23 +389,26 @@ def test_extra_boxes_are_in_pixels_of_the_image():
     assert seen[0][-1].tolist() == (box[0] / 2).tolist()
 
 
-def test_align_changes_nothing_but_what_can_be_differentiated():
-    image, mask = torch.rand(3, 64, 128), torch.zeros(1, 64, 128, dtype=torch.uint8)
+def test_losses_can_be_differentiated_twice():
+    "The slope of the squared gradient, against a difference of two gradients."
+    image, mask = torch.rand(3, 64, 128).double(), torch.zeros(1, 64, 128, dtype=torch.uint8)
     mask[:, 10:50, 20:80] = 1
     target = dict(boxes=torch.tensor([[20.0, 10, 80, 50]]), labels=torch.tensor([1]), masks=mask)
-    losses, slopes = [], []
-    for align in ALIGNS:
-        model = tiny()
-        model.roi_heads.align = align
-        losses.append(model([image], [target], generator=generator(0)))
-        weight = model.roi_heads.box_head.fc6.weight
-        slopes.append(torch.autograd.grad(sum(losses[-1].values()), weight)[0])
-    for name, value in losses[0].items():
-        torch.testing.assert_close(losses[1][name], value)
-    torch.testing.assert_close(*slopes)
-    model.roi_heads.align = mock.Mock(side_effect=ZeroDivisionError)
-    with pytest.raises(ZeroDivisionError):
-        model([image])
+    model = tiny(mask_loss='bce').double()
+    features = torch.zeros_like(image).requires_grad_()  # added to the frame, which is the feature
+    direction = torch.randn(image.shape, generator=generator('direction')).double()
+    near = target['boxes'] + torch.tensor([[2.0, 3, -4, 5]])
+    model.rpn.config = replace(model.rpn.config, after_nms=(0, 200))
+
+    def slope(shift, **more):
+        losses = model([image + shift], [target], [near], generator(0))
+        loss = losses['loss_mask'] + losses['loss_classifier']
+        return torch.autograd.grad(loss, shift, **more)[0]
+
+    product = torch.autograd.grad((slope(features, create_graph=True) * direction).sum(), features)
+    ends = [slope((h * direction).requires_grad_()) for h in (1e-6, -1e-6)]
+    torch.testing.assert_close(product[0], (ends[0] - ends[1]) / 2e-6, rtol=1e-3, atol=1e-7)
+    assert product[0].any()
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -479,21 +480,20 @@ def cup():
     return model, image, target, torch.cat([near, near / 3])
 
 
-@pytest.mark.parametrize('align', ALIGNS)
 @pytest.mark.parametrize('how', ['autocast', 'wholesale'])
-def test_half_precision_rounds_features_alone(cup, how, align):
+def test_half_precision_rounds_features_alone(cup, how):
     "Losses of the same RoIs to the accuracy of bfloat16; boxes and masks in float32."
     model, image, target, given = cup
     model = copy.deepcopy(model)
-    model.roi_heads.align = align
     with torch.no_grad():
         losses = model([image], [target], [given], generator(0))
         (exact,) = model([image])
         if how == 'wholesale':
             model, image = model.bfloat16(), image.bfloat16()
-        with torch.autocast('cpu', torch.bfloat16, enabled=how == 'autocast'):
-            rough_losses = model([image], [target], [given], generator(0))
-            (rough,) = model([image])
+        else:
+            model.precision = 'bf16'
+        rough_losses = model([image], [target], [given], generator(0))
+        (rough,) = model([image])
     for name, value in rough_losses.items():
         assert value.dtype == torch.float32 and value != losses[name]
         torch.testing.assert_close(value, losses[name], rtol=0.02, atol=5e-4)
@@ -502,3 +502,21 @@ def test_half_precision_rounds_features_alone(cup, how, align):
     assert box_iou(exact['boxes'][:1], rough['boxes'][:1]) > 0.97
     exact, rough = (o['masks'][0] > 0.5 for o in (exact, rough))
     assert (exact & rough).sum() / (exact | rough).sum() > 0.97
+
+
+def test_the_precision_is_the_models_own(cup, monkeypatch):
+    "Short products only where they are asked for, whatever surrounds the call."
+    model, image, target, given = cup
+    model, before = copy.deepcopy(model), torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', before)  # put back in the end
+    values = {}
+    for precision in 'float32', 'tf32', 'bf16':
+        model.precision = precision
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            losses = model([image], [target], [given], generator(0))
+        values[precision] = [loss.item() for loss in losses.values()]
+        assert torch.backends.cudnn.allow_tf32 == (precision == 'tf32')
+    assert values['float32'] == values['tf32'] != values['bf16']  # there is no tf32 on a CPU
+    model.precision = 'half'
+    with pytest.raises(ValueError, match=r"^precision: expected one of \('float32', .* got 'half'"):
+        model([image])

@@ -2,11 +2,15 @@
 
 import re
 import sys
+from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / 'nbs'))
@@ -43,6 +47,21 @@ def test_points_of_a_plane():
     plane = Plane((0, 10), (0, 5), (142, 92), margin=34)
     assert plane.place(0, 0) == (34, 58) and plane.place(10, 5) == (134, 8)
     assert plane.line([(0, 0), (10, 5)]).startswith('<polyline points="34.0,58.0 134.0,8.0"')
+
+
+def test_boxes_and_pictures_of_a_plane():
+    rows_from_above = Plane((0, 10), (5, 0), (116, 66), margin=8, at=(20, 30))
+    assert rows_from_above.place(0, 0) == (28, 38) and rows_from_above.place(10, 5) == (128, 88)
+    area = 'x="38.0" y="48.0" width="30.0" height="20.0"'
+    box = rows_from_above.box((1, 1, 4, 3), 'red', dash='3 3')
+    assert box.startswith(f'<rect {area}') and 'stroke-dasharray="3 3"' in box
+    image = torch.linspace(0, 1, 20).reshape(4, 5).expand(3, 4, 5)
+    for sharp, error in ((True, 1.01 / 255), (False, 0.1)):
+        drawn = rows_from_above.picture(image, sharp)
+        assert drawn.startswith('<image x="28.0" y="38.0" width="100.0" height="50.0"')
+        data = b64decode(re.search('base64,([^"]*)', drawn)[1])
+        found = pil_to_tensor(Image.open(BytesIO(data))) / 255
+        torch.testing.assert_close(found, image, rtol=0, atol=error)
 
 
 def test_arrows_run_from_edge_to_edge():

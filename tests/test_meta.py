@@ -24,7 +24,6 @@ from eosvos.fine_tuning import (
     loss_gradient,
 )
 from eosvos.meta import meta_gradient, unrolled_meta_gradient
-from eosvos.roi_align import roi_align, roi_align_fast
 from eosvos.weights import load_model, load_rates
 
 KEY = ('seed',)
@@ -446,7 +445,6 @@ def small():
     "The shipped model in float64, its weights, rates, two batches of two views, a later frame."
     model, _ = load_model('small')
     model = model.double()
-    model.roi_heads.align = roi_align
     model.roi_heads.config = replace(model.roi_heads.config, samples=8)
     model.image_config = replace(model.image_config, min_side=48, max_side=96)
     (image, ids), (later, later_ids) = (demo_frame(i) for i in (0, 12))
@@ -469,7 +467,6 @@ def tiny(small):
     model, start, rates, train, later, mask = small
     model, _ = load_model('small')
     model.roi_heads.config, model.image_config = small[0].roi_heads.config, small[0].image_config
-    model.roi_heads.align = roi_align
     start = initial_weights(model)
     still = {name: torch.zeros_like(r, dtype=torch.float32) for name, r in rates.items()}
     images, targets = train[0]
@@ -519,14 +516,6 @@ def test_step_weights_after_the_last_step_are_refused(method, step_weights):
 def test_an_unknown_order_is_refused():
     with pytest.raises(KeyError, match='3'):
         meta_gradient(*setting(), order=3)
-
-
-@pytest.mark.parametrize('method', METHODS[1::2])
-def test_a_roi_align_without_second_derivatives_says_so(tiny, method):
-    model, start, rates, train, test = tiny
-    model.roi_heads.align = roi_align_fast
-    with pytest.raises(RuntimeError, match='double backwards on roi_align'):
-        method(model, start, rates, train, test)
 
 
 # ---- memory

@@ -218,8 +218,8 @@ def test_bfloat16_is_close(lesson):
     config = replace(config, batch=4, workers=0)
     task = first_tasks(config, root)
     exact, rough = (
-        outer_sums(MetaRun(replace(config, bf16=bf16), torch.device('cpu')), task)[:-1]
-        for bf16 in (False, True)
+        outer_sums(MetaRun(replace(config, precision=name), torch.device('cpu')), task)[:-1]
+        for name in ('float32', 'bf16')
     )
     exact, rough = (torch.cat([t.flatten() for t in sums[:WEIGHTS]]) for sums in (exact, rough))
     assert not torch.equal(exact, rough) and torch.cosine_similarity(exact, rough, dim=0) > 0.7
@@ -256,11 +256,12 @@ def test_bfloat16_steps_see_the_weights_of_their_step(name, tmp_path):
     image, ids = demo_frame()
     batch = [image[:, ::4, ::4]], [as_target((ids == 1)[::4, ::4])]
     task, totals = Task('repeated', 0, [batch] * 3, batch), {}
-    for bf16 in (False, True):
-        run = MetaRun(MetaConfig(start=start, rate=1e-3, clip=10.0, bf16=bf16), torch.device('cpu'))
-        found = task_gradient(run, task)
-        totals[bf16] = [sum(losses.values()) for losses in [*found.inner, found.losses]]
-    assert totals[True] == pytest.approx(totals[False], rel=0.05)
+    for precision in 'float32', 'bf16':
+        config = MetaConfig(start=start, rate=1e-3, clip=10.0, precision=precision)
+        found = task_gradient(MetaRun(config, torch.device('cpu')), task)
+        totals[precision] = [sum(losses.values()) for losses in [*found.inner, found.losses]]
+    assert totals['bf16'] == pytest.approx(totals['float32'], rel=0.05)
+    assert totals['bf16'] != totals['float32']
     for losses in totals.values():
         assert all(after < before for before, after in zip(losses, losses[1:], strict=False)), (
             losses
@@ -448,9 +449,17 @@ def test_a_value_that_no_task_knows():
         preset('small', {'tasks.pair': 'next'})
 
 
+def test_the_papers_parent():
+    parent, paper = PRESETS['paper-parent'], PRESETS['paper']
+    assert parent.start == paper.start and parent.set_weights == paper.tasks.set_weights
+    assert (parent.batch, parent.size, parent.lr, parent.paste) == (4, (480, 854), 1e-4, 0)
+    view = parent.view
+    assert (view.flip, view.angle, view.scale, view.colour) == (0.5, 30, (0.75, 1.25), 0)
+
+
 def test_the_papers_numbers():
     paper = PRESETS['paper']
-    assert paper == replace(MetaConfig(), held_out=(), workers=2)
+    assert paper == MetaConfig(start='coco.safetensors', held_out=(), workers=2)
     assert (paper.tasks.steps, paper.batch, paper.lr, paper.lr_rates) == (5, 4, 1e-5, 1e-5)
     assert (paper.level, paper.rate, paper.ema_decay) == ('neuron', 1e-3, 0)
     assert (paper.clip, paper.max_rate, paper.shared_step, paper.cosine) == (None, None, 0, False)

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from torch.nn import GroupNorm
 
-from eosvos.benchmark import percent, read_json
+from eosvos.benchmark import read_json
 from eosvos.resnet import FrozenBatchNorm2d
 from eosvos.weights import SHIPPED, load_model, load_rates
 
 RESULTS = Path(__file__).parent.parent / 'benchmarks/ablation'
 
-sys.path.append(str(RESULTS.parent))
+ROOT = Path(__file__).parent.parent
+sys.path += [str(ROOT / 'benchmarks'), str(ROOT / 'nbs')]
 from ablation import complete, together  # noqa: E402
+from lesson import percent  # noqa: E402
 
 
 def card(name):

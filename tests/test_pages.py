@@ -2,12 +2,13 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from eosvos.benchmark import percent, read_json
+from eosvos.benchmark import read_json
 from eosvos.follow import PAPER_SEGMENT, SMALL_SEGMENT
 from eosvos.mask_rcnn import PAPER
 from eosvos.resnet import FrozenBatchNorm2d
@@ -16,6 +17,9 @@ from eosvos.weights import SHIPPED, load_model
 
 ROOT = Path(__file__).parent.parent
 INDEX = ROOT / 'nbs/index.ipynb'
+
+sys.path.append(str(ROOT / 'nbs'))
+from lesson import percent  # noqa: E402
 
 
 def missing(*sentences):

@@ -43,6 +43,8 @@ def shorter(command):
         command += ' --count 1'
     if ' paper ' in command:
         command += ' --steps 1 --batch 2 --tasks.steps 1 --workers 0 --device cpu'
+    if ' paper-parent ' in command:
+        command += ' --steps 1 --batch 2 --size 64 112 --workers 0 --device cpu'
     if ' benchmark ' in command:
         command += ' --device cpu'
     return command
@@ -148,9 +150,9 @@ def test_every_command_of_the_page_runs(here, monkeypatch):
         known = code == 1 and re.search(r'expected \d+ .*sequences', said)
         assert known or code == 0, (command, said[-4000:])
     assert together == 1
-    for made in 'one', 'paper', '2017', '2016':
+    for made in 'parent', 'one', 'paper', '2017', '2016':
         assert (here / 'runs' / made / 'log.csv').read_text().count('\n') == 2
-    for made in 'davis-2016', 'davis-2017', 'youtube-vos':
+    for made in 'handcrafted', 'davis-2016', 'davis-2017', 'youtube-vos':
         assert (here / 'runs' / made / 'result.json').exists()
     with zipfile.ZipFile(here / 'youtube-vos.zip') as archive:
         assert len(archive.namelist()) >= 3

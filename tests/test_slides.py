@@ -50,6 +50,22 @@ def test_a_section_is_a_slide_and_a_second_picture_another():
     assert 'First' in last and 'Second' in last and 'Never' not in last
 
 
+def test_what_moves_on_a_page_moves_on_its_slide(browser, tmp_path):
+    out = tmp_path / 'boxes.html'
+    subprocess.run([sys.executable, SCRIPT, out, '03_boxes'], check=True, capture_output=True)
+    tab = browser.new_page()
+    tab.goto(out.as_uri())
+    slider = tab.locator('figure input').first
+    words = slider.locator('xpath=ancestor::figure').locator('div[data-frame]:visible')
+    before = words.inner_text()
+    slider.press('ArrowRight')
+    assert words.count() == 1 and words.inner_text() != before
+    slider.evaluate('e => e.blur()')
+    tab.keyboard.press('ArrowRight')  # which turns the slide
+    tab.wait_for_function('scrollY > 0')
+    tab.close()
+
+
 def lectures():
     "The commands that the page for teachers gives."
     cells = json.loads((ROOT / 'nbs/teach.ipynb').read_text())['cells']
@@ -64,7 +80,7 @@ def test_the_four_lectures_can_be_made(tmp_path):
         run = subprocess.run(command, capture_output=True, text=True, check=True)
         made = (tmp_path / out).read_text()
         assert run.stdout.startswith(f'{made.count("<section>")} slides') and '<img' in made
-        for address in re.findall(r'(?:src|href)="([^"]+)"', made):
+        for address in re.findall(r'(?:src|href)="([^"#]+)', made):
             assert address.startswith('data:image/') or (tmp_path / 'slides' / address).is_file()
 
 

