@@ -9,9 +9,8 @@ __all__ = ['BOX_WEIGHTS', 'BoxHead', 'BoxPredictor', 'box_loss', 'detect']
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import ops
 
-from .boxes import Size, Tensors, decode
+from .boxes import Size, Tensors, batched_nms, clip_boxes, decode
 
 # %% ../nbs/06_box_head.ipynb #e5cc4488
 BOX_WEIGHTS = (10.0, 5.0)  # of offsets and log sizes: make the deltas of positives about 1
@@ -84,10 +83,10 @@ def detect(
     "The refined, scored boxes of one image, without duplicates, on the CPU: few are left."
     scores = logits.to(proposals).softmax(1)[:, 1:]  # (N, K - 1): background is no detection
     boxes = decode(deltas[:, 1:], proposals[:, None], BOX_WEIGHTS)  # (N, K - 1, 4)
-    boxes = ops.clip_boxes_to_image(boxes, size)
+    boxes = clip_boxes(boxes, size)
     large = (boxes[..., 2:] - boxes[..., :2] >= 1e-2).all(2)
     row, column = ((scores > score) & large).nonzero().unbind(1)
     boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
-    keep = ops.batched_nms(boxes, scores, labels, _NMS_IOU)[:count]
+    keep = batched_nms(boxes, scores, labels, _NMS_IOU)[:count]
     found = torch.cat([boxes, scores[:, None], labels[:, None]], 1)[keep].cpu()  # (D, 6)
     return dict(boxes=found[:, :4], labels=found[:, 5].long(), scores=found[:, 4])

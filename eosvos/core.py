@@ -69,11 +69,11 @@ def masks_to_boxes(
     masks: Tensor,  # (N, H, W) bool or number; whatever is not 0 belongs to the mask
 ) -> Tensor:  # (N, 4) float32 xyxy in pixels, x2 and y2 exclusive; an empty mask gives zeros
     "The smallest box around each mask."
-    masks = masks != 0
-    sides = masks.any(1).byte(), masks.any(2).byte()  # (N, W), (N, H); argmax takes no bool
+    masks = masks.bool().view(torch.uint8)  # of bytes the largest is found ten times as fast
+    sides = masks.amax(1), masks.amax(2)  # (N, W), (N, H): 1 where any pixel is
     starts = [side.argmax(1) for side in sides]  # x1, y1: argmax is the first of equals
     ends = [side.shape[1] - side.flip(1).argmax(1) for side in sides]  # x2, y2
-    return torch.stack([*starts, *ends], 1).float() * sides[0].any(1, keepdim=True)  # (N, 4)
+    return torch.stack([*starts, *ends], 1).float() * sides[0].amax(1, keepdim=True)  # (N, 4)
 
 # %% ../nbs/1w_core.ipynb #18fbe3ef
 def generator(

@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.functional import to_pil_image
 
-from .boxes import box_area
+from .boxes import box_area, clip_boxes
 from .core import as_value_error, write_then_rename
 from .fine_tuning import search_window
 from .follow import Tracker
@@ -64,7 +63,7 @@ def propose(
     "The mask that the mask head draws inside a box."
     model, image = tracker.model, image.to(tracker.device)
     inside = torch.zeros(image.shape[1:], dtype=torch.bool)
-    box = clip_boxes_to_image(image.new_tensor(box), image.shape[1:])
+    box = clip_boxes(image.new_tensor(box), image.shape[1:])
     if box_area(box) == 0:  # beyond the frame
         return inside
     rows, columns = search_window(box, image.shape[1:], tracker.config.fill)

@@ -9,9 +9,8 @@ __all__ = ['roi_align', 'assign_levels', 'pool_rois']
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision import ops  # noqa: F401 (loads the kernels that `torch.ops` names)
 
-from .boxes import Size, box_area
+from .boxes import Size, box_area  # which loads the kernels of torchvision
 
 # %% ../nbs/05_roi_align.ipynb #01bd32c3
 class _Kernel(torch.autograd.Function):

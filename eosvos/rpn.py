@@ -12,9 +12,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torchvision import ops
 
-from .boxes import Size, Tensors, box_iou, decode, encode
+from .boxes import Size, Tensors, batched_nms, box_iou, clip_boxes, decode, encode
 
 # %% ../nbs/04_rpn.ipynb #a7c07423
 _RATIOS = (0.5, 1.0, 2.0)  # of anchors: height over width
@@ -137,11 +136,10 @@ def propose(
         boxes.append(decode(d[top], a[top]))
         scores.append(s.sigmoid())
         levels.append(torch.full_like(top, i))
-    boxes = ops.clip_boxes_to_image(torch.cat(boxes), size)
-    scores, levels = torch.cat(scores), torch.cat(levels)
-    keep = ops.remove_small_boxes(boxes, 1e-3)
-    keep = keep[ops.batched_nms(boxes[keep], scores[keep], levels[keep], _NMS_IOU)]
-    return boxes[keep[: config.after_nms[budget]]]
+    boxes = clip_boxes(torch.cat(boxes), size)
+    (large,) = (boxes[:, 2:] - boxes[:, :2] >= 1e-3).all(1).nonzero(as_tuple=True)
+    boxes, scores, levels = boxes[large], torch.cat(scores)[large], torch.cat(levels)[large]
+    return boxes[batched_nms(boxes, scores, levels, _NMS_IOU)[: config.after_nms[budget]]]
 
 # %% ../nbs/04_rpn.ipynb #d51c1863
 def rpn_loss(

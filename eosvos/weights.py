@@ -19,7 +19,6 @@ from dacite import Config, from_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from .core import DEMO, as_value_error, write_then_rename
 from .mask_rcnn import MaskRCNN
@@ -214,6 +213,8 @@ def convert_coco(
     """The paper's model before meta-training: COCO weights, GroupNorm for BatchNorm, two classes.
 
     ValueError where there is neither a network nor a file."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
     source = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
     failed = f'{source.url}: cannot be downloaded, so fetch it and give the name of the file'
     with as_value_error(failed, RuntimeError):

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torchvision.ops import boxes as peer
 from waiting import Waits
 
+from eosvos import boxes
 from eosvos.core import DEMO, demo_frame, generator
 from eosvos.fine_tuning import FineTuneConfig, augmented_batches, initial_weights, inner_step
 from eosvos.follow import PAPER_SEGMENT, Tracker, follow
@@ -16,8 +16,8 @@ from eosvos.video import open_clip, read_mask
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
-    "torchvision's NMS for many boxes is another one on the CPU, which asks for each class."
-    monkeypatch.setattr(peer, '_batched_nms_vanilla', peer._batched_nms_coordinate_trick)
+    "NMS of many boxes is another one on the CPU, which asks for each group."
+    monkeypatch.setattr(boxes, '_FEW', 10**9)
 
 
 @pytest.fixture(scope='module')
