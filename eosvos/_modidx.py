@@ -43,7 +43,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'eosvos.benchmark._collect': ('benchmark.html#_collect', 'eosvos/benchmark.py'),
                                   'eosvos.benchmark._describe': ('benchmark.html#_describe', 'eosvos/benchmark.py'),
                                   'eosvos.benchmark._follow_sequence': ('benchmark.html#_follow_sequence', 'eosvos/benchmark.py'),
-                                  'eosvos.benchmark._mark': ('benchmark.html#_mark', 'eosvos/benchmark.py'),
                                   'eosvos.benchmark._prepare_folder': ('benchmark.html#_prepare_folder', 'eosvos/benchmark.py'),
                                   'eosvos.benchmark._write_json': ('benchmark.html#_write_json', 'eosvos/benchmark.py'),
                                   'eosvos.benchmark.find_sequences': ('benchmark.html#find_sequences', 'eosvos/benchmark.py'),

@@ -42,16 +42,12 @@ def find_sequences(
     return davis(root, split, year=int(dataset[-4:]))
 
 
-def _mark(model):  # name or file of weights
-    "A name that changes with the weights."
-    digest = sha256(SHIPPED.get(str(model), Path(model)).read_bytes()).hexdigest()
-    return f'{Path(model).stem}@{digest[:16]}'
-
-
 def _describe(sequences, tracker, about):  # of JSON values
     "The setup of a run: everything that its masks depend on."
+    file = SHIPPED.get(about['model'], Path(about['model']))
+    digest = sha256(file.read_bytes()).hexdigest()
     setup = about | dict(
-        model=_mark(about['model']),
+        model=f'{file.stem}@{digest[:16]}',  # a name that changes with the weights
         rates=tracker.rates if isinstance(tracker.rates, float) else 'learned',
         config=asdict(tracker.config),
         sequences=[s.name for s in sequences],
@@ -64,7 +60,7 @@ def read_json(
 ) -> dict:
     "A file that this module wrote. ValueError with its name where it is another."
     failed = f'{file}: cannot be read as a JSON object'
-    with as_value_error(failed, TypeError, ValueError, RecursionError):
+    with as_value_error(failed, Exception):
         return dict(**json.loads(file.read_text('utf-8')))
 
 

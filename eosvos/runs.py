@@ -149,9 +149,9 @@ def write_log(
     rows: list[list],  # all of them
 ) -> None:
     "A CSV file with a row a step."
-    lines = [','.join(map(str, row)) for row in [names, *rows]]
+    lines = [','.join(map(str, row)) + '\n' for row in [names, *rows]]
     with write_then_rename(path) as temporary:
-        temporary.write_text('\n'.join(lines) + '\n')
+        temporary.write_text(''.join(lines))
 
 # %% ../nbs/5w_runs.ipynb #c1a9f70f
 def schedule(

@@ -303,7 +303,7 @@ def write_video(
     times: list[Fraction] | None = None,  # seconds: each start, and the last end; None: 24 a second
 ) -> None:
     "Write images as an H.264 video that stands at `path` only when it is complete."
-    shape, rate, tick, ticks = None, 24, Fraction(1, 24), count()  # tick: seconds
+    size, rate, tick, ticks = None, 24, Fraction(1, 24), count()  # tick: seconds
     # the usual preset takes more than twice as long; 20 instead of 23 makes up for what is lost
     options = dict(bf='0', preset='veryfast', crf='20')
     if times:
@@ -314,15 +314,14 @@ def write_video(
     with as_value_error(failed, av.FFmpegError), write_then_rename(path) as temporary:
         with av.open(f'file:{temporary}', 'w') as container:
             for image, start in zip(images, ticks):
-                if shape is None:
-                    shape = image.shape
-                    H, W = shape[1:]
+                if size is None:
+                    H, W = size = image.shape[1:]
                     stream = container.add_stream('libx264', rate, options, pix_fmt='yuv420p')
                     stream.width, stream.height = W + W % 2, H + H % 2
                     stream.codec_context.time_base = tick
-                if image.shape != shape:
+                if image.shape[1:] != size:
                     raise ValueError(
-                        f'{path}: expected {_text((H, W))}, got {_text(image.shape[1:])} '
+                        f'{path}: expected {_text(size)}, got {_text(image.shape[1:])} '
                         f'at {float(start * tick)} s'
                     )
                 image = pad(image.detach().cpu(), (0, W % 2, 0, H % 2), mode='replicate')
@@ -330,7 +329,7 @@ def write_video(
                 frame = av.VideoFrame.from_ndarray(pixels.numpy(), format='rgb24')
                 frame.pts, frame.time_base = start, tick
                 container.mux(stream.encode(frame))
-            if shape is None:
+            if size is None:
                 raise ValueError(f'{path}: expected at least one image, got none')
             held = stream.encode()  # the encoder holds frames back; this empties it
             held[-1].duration = next(ticks) - start
@@ -481,8 +480,7 @@ def _coco_mask(segmentation, size):  # polygons, or runs down the columns -> (H,
 
 def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a frame -> (H, W) int64
     "Ids in the order of the file. ValueError with its name where it leaves something open."
-    kinds = ValueError, KeyError, TypeError, IndexError, AttributeError
-    with as_value_error(f'{path}: expected masks of one frame, by labelme or COCO', *kinds):
+    with as_value_error(f'{path}: expected masks of one frame, by labelme or COCO', Exception):
         data, masks = json.loads(path.read_text()), {}  # name of an object -> its mask
         if 'shapes' in data:
             size = data['imageHeight'], data['imageWidth']
@@ -571,8 +569,7 @@ def first_masks(
         )
     else:
         files = pictures(path)
-        strange = sorted(files.keys() - clip.names)
-        if strange:
+        if strange := sorted(files.keys() - clip.names):
             raise ValueError(
                 f'{files[strange[0]]}: expected the name of a frame, such as {clip.names[0]}, '
                 f'got {strange[0]}'
@@ -597,8 +594,7 @@ def first_masks(
                     f'{file}: expected {_text(clip.size)} as in the frames, got {_text(ids.shape)}'
                     + '; --resize scales it' * alike
                 )
-            scaled = interpolate(ids[None, None].double(), clip.size, mode='nearest-exact')
-            ids = scaled[0, 0].long()
+            ids = interpolate(ids[None, None].float(), clip.size, mode='nearest-exact')[0, 0].long()
         if ids.max() > 255:
             raise ValueError(
                 f'{file}: expected ids from 0 to 255, as masks are written, got {ids.max()}'

@@ -280,14 +280,13 @@ def convert_authors(
 # %% ../nbs/2w_weights.ipynb #f305c55b
 def load_rates(
     name_or_file: str | Path = 'small',  # as for `load_model`
-) -> dict[str, Tensor] | None:  # float32 by name of parameter; None where the file holds none
+) -> dict[str, Tensor]:  # float32 by name of parameter; empty where the file holds none
     """The learned learning rates of a file, broadcastable against its parameters.
 
     ValueError, with its name, where it cannot be read."""
     tensors, _ = read_weights(name_or_file)
-    rates = {
+    return {
         name.removeprefix(_RATES): o.float()
         for name, o in tensors.items()
         if name.startswith(_RATES)
     }
-    return rates or None
