@@ -60,7 +60,7 @@ def overlay(
     H, W = ids.shape
     around = pad(ids[None].float(), (2, 2, 2, 2), mode='replicate')[0].byte()
     rim = torch.zeros_like(ids, dtype=torch.bool)  # another id is at most two pixels away
-    for y, x in product(range(5), range(5)):
+    for y, x in product(range(5), repeat=2):
         rim |= around[y : y + H, x : x + W] != ids
     return painted.masked_fill(rim & (ids > 0), 1.0)
 

@@ -133,12 +133,10 @@ def _blank(sequence):  # -> what is wrong with a sequence without an object
 def _sequence(frames, masks, name, promised=slice(0), **more):
     "Pair pictures with masks by name; the promised frames must have one. ValueError if not."
     images, annotations = pictures(frames / name), pictures(masks / name)
-    strange = annotations.keys() - images
-    if strange:
+    if strange := annotations.keys() - images:
         raise ValueError(f'{annotations[min(strange)]}: this mask has no frame in {frames / name}')
     needed = list(images)[promised]
-    missing = [key for key in needed if key not in annotations]
-    if missing:
+    if missing := [key for key in needed if key not in annotations]:
         raise ValueError(
             f'{masks / name}: {len(missing)} of {len(needed)} frames have no mask here, '
             f'the first is {missing[0]}'
@@ -194,8 +192,13 @@ def davis(
             f'neither {", nor ".join(map(str, lists))}'
         )
     promised = slice(1) if split.startswith('test') else slice(None)
-    images, masks = root / 'JPEGImages' / resolution, root / 'Annotations' / resolution
-    make = partial(_sequence, images, masks, promised=promised, single=year == 2016)
+    make = partial(
+        _sequence,
+        root / 'JPEGImages' / resolution,
+        root / 'Annotations' / resolution,
+        promised=promised,
+        single=year == 2016,
+    )
     return _all(_names(found[0]), make)
 
 # %% ../nbs/4w_datasets.ipynb #d8961d28

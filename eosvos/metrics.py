@@ -146,7 +146,7 @@ def score_frame(
     return scores
 
 # %% ../nbs/11_metrics.ipynb #6626b1b3
-@dataclass(frozen=True)
+@dataclass
 class _ObjectScores:
     "J and F of one object in each scored frame of its sequence."
 
@@ -162,7 +162,7 @@ class _ObjectScores:
         return f'{self.sequence}_{self.object_id}'  # as in the tables of the benchmark
 
 # %% ../nbs/11_metrics.ipynb #179059ac
-@dataclass(frozen=True)
+@dataclass
 class Result:
     "The scores of all objects of all sequences."
 
@@ -186,8 +186,7 @@ def _pairs(predictions, annotations, protocol):
     if not names:
         raise ValueError(f'{annotations}: expected masks (*.png), found none')
     scored = names[1:-1] if protocol == 'davis' else names[1:]
-    missing = [name for name in scored if not (predictions / name).exists()]
-    if missing:
+    if missing := [name for name in scored if not (predictions / name).exists()]:
         raise ValueError(
             f'{predictions / missing[0]}: no such mask; {annotations} has {len(scored)} that are '
             f'scored, {len(missing)} of them are missing here'
@@ -278,8 +277,7 @@ def evaluate(
         raise ValueError(told)
     if blank:
         warnings.warn(f'{told}; left out', stacklevel=2)
-    lost = [scores.name for scores in objects if not scores.found]
-    if lost:
+    if lost := [scores.name for scores in objects if not scores.found]:
         few = f'{", ".join(lost[:5])}{", ..." if len(lost) > 5 else ""}{"" if single else _HINT}'
         warnings.warn(f'{predictions}: no mask shows {few}', stacklevel=2)
     return Result(tuple(objects))

@@ -172,10 +172,9 @@ def difference(
     "The first difference of two configurations."
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            if found := difference(a, b, f'{prefix}{key}.'):
-                return found
-        elif a != b:
+        if a != b:
+            if isinstance(a, dict) and isinstance(b, dict):
+                return difference(a, b, f'{prefix}{key}.')
             return f'{prefix}{key} {a!r}, not {b!r}'
     return ''
 

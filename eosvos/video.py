@@ -439,8 +439,7 @@ def open_clip(
     with suppress(Exception):  # it may be a video
         stack = Image.open(path)
     # FFmpeg knows the times of an animation
-    animated = stack and stack.format in ('GIF', 'PNG', 'MPEG')
-    if not stack or animated and getattr(stack, 'is_animated', True):
+    if not stack or stack.format in ('GIF', 'PNG', 'MPEG') and getattr(stack, 'is_animated', True):
         return _VideoClip(path, partial)
     with _opened(path, stack):
         pages = [path / f'{page:05d}' for page in range(_pages(stack))]
@@ -519,7 +518,7 @@ def _colours(files):  # -> for each file its (H, W) ids: every colour but black 
     weights = torch.tensor([2**16, 2**8, 1])
     codes = {}  # file -> (H, W), one number for each colour
     for file in files:
-        codes[file] = ((255 * read_image(file)).round().long() * weights[:, None, None]).sum(0)
+        codes[file] = (255 * read_image(file)).round().long().permute(1, 2, 0) @ weights
         found = codes[file].unique().tolist()
         if len(found) > _MOST_COLOURS or 0 not in found:
             raise ValueError(
@@ -527,7 +526,7 @@ def _colours(files):  # -> for each file its (H, W) ids: every colour but black 
                 f'got {len(found)} colours, black {"" if 0 in found else "not "}among them'
             )
     found = torch.cat([code.unique() for code in codes.values()]).unique()  # sorted, black first
-    davis = (PALETTE.long() * weights).sum(1)  # which has ids of its own
+    davis = PALETTE.long() @ weights  # which has ids of its own
     known = davis if torch.isin(found, davis).all() else found
     order = known.argsort()
     return {file: order[torch.searchsorted(known[order], code)] for file, code in codes.items()}
