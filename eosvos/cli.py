@@ -26,12 +26,12 @@ from tyro.conf import Positional, arg
 from . import train as training
 from . import weights as files
 from .benchmark import find_sequences, run_benchmark, submit
-from .core import DEMO, overlay, write_then_rename
+from .core import DEMO, find_device, overlay, write_then_rename
 from .follow import SegmentConfig, load, write_results
 from .follow import variant as named_variant
 from .mask_rcnn import Precision
 from .metrics import evaluate, write_csv
-from .runs import Processes, own_device
+from .runs import Processes
 from .video import VOID, first_masks, open_clip, read_mask
 
 # %% ../nbs/7w_cli.ipynb #11b6fb3b
@@ -150,7 +150,7 @@ class _Benchmark:
         about = {name: getattr(self, name) for name in names}
         with Processes() as processes:
             sequences = find_sequences(self.root, self.dataset, self.split)
-            tracker = _tracker(self, own_device(self.device))
+            tracker = _tracker(self, find_device(self.device))
             say = partial(print, file=sys.stderr, flush=True)
             result = run_benchmark(sequences, self.out, tracker, about, processes, say)
         if not result:  # of the first process alone

@@ -62,8 +62,7 @@ class Sequence:
         "The mask of a frame. ValueError where there is none, or none of the frame's size."
         if self.masks[i] is None:
             raise ValueError(f'{self.frames[i]}: the data set has no mask for this frame')
-        ids = read_mask(self.masks[i], self._binary, self.frames[i])
-        return torch.where(ids == VOID, VOID, ids.clamp(max=1)) if self.single else ids
+        return read_mask(self.masks[i], self._binary, self.frames[i], self.single)
 
     def clip(self) -> Clip:
         "The frames, read one at a time. ValueError where one cannot be."

@@ -6,7 +6,6 @@
 __all__ = ['jaccard', 'boundary_f', 'statistics', 'score_frame', 'Result', 'evaluate', 'write_csv']
 
 # %% ../nbs/11_metrics.ipynb #90f348b8
-import csv
 import math
 import warnings
 from collections.abc import Iterable
@@ -18,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .core import as_value_error, write_then_rename
-from .video import VOID, is_binary, natural_key, read_mask
+from .core import as_value_error, write_table
+from .video import VOID, is_binary, natural_key, object_ids, read_mask
 
 # %% ../nbs/11_metrics.ipynb #8d2fc1b8
 def _pair(pred, true):
@@ -125,11 +124,6 @@ def statistics(
     return values.mean(), (values > 0.5).mean(), decay
 
 # %% ../nbs/11_metrics.ipynb #c7170f0e
-def _ids(mask):  # (H, W) -> the objects in it
-    found = np.flatnonzero(np.bincount(mask.flat))  # much faster than to sort, as `unique` does
-    return [k for k in found.tolist() if k not in (0, VOID)]
-
-
 def score_frame(
     pred: np.ndarray,  # (H, W) id map
     true: np.ndarray,  # (H, W) id map
@@ -140,7 +134,7 @@ def score_frame(
     known = true[window] != VOID
     pred, true = pred[window] * known, true[window] * known
     scores = {}
-    for k in _ids(np.stack([pred, true])):
+    for k in object_ids(np.stack([pred, true])):
         masks = pred == k, true == k
         scores[k] = jaccard(*masks), boundary_f(*masks, radius)
     return scores
@@ -197,14 +191,6 @@ def _pairs(predictions, annotations, protocol):
 _HINT = '; if all objects shall count as one, as in DAVIS 2016, say single (--single)'
 
 
-def _read(path, binary, single):
-    "The ids of a mask file (H, W), in the smallest type that holds them."
-    ids = read_mask(path, binary).numpy()
-    if single:
-        ids[(ids > 0) & (ids != VOID)] = 1
-    return ids.astype(np.min_scalar_type(ids.max()))
-
-
 def _score_sequence(name, pairs, protocol, single):
     "The scores of each object of one sequence. ValueError where a prediction has another."
     binary_pred = is_binary(pred for pred, _ in pairs if pred)
@@ -213,18 +199,18 @@ def _score_sequence(name, pairs, protocol, single):
     claims = {}  # id -> the first predicted mask that shows it
     scores = {}  # index of a frame -> id -> (J, F)
     for index, (pred_file, true_file) in enumerate(pairs):
-        true = _read(true_file, binary_true, single)
-        for k in _ids(true):
+        true = read_mask(true_file, binary_true, single=single).numpy()
+        for k in object_ids(true):
             begins.setdefault(k, index)
         if pred_file is None:
             continue
-        pred = _read(pred_file, binary_pred, single)
+        pred = read_mask(pred_file, binary_pred, single=single).numpy()
         if pred.shape != true.shape:
             raise ValueError(
                 f'{pred_file}: expected height x width {true.shape} of {true_file}, '
                 f'got {pred.shape}'
             )
-        for k in _ids(pred):
+        for k in object_ids(pred):
             claims.setdefault(k, pred_file)
         scores[index] = score_frame(pred, true)
     for k, file in claims.items():
@@ -299,6 +285,4 @@ def write_csv(
         'per-sequence': [('Sequence', 'J-Mean', 'F-Mean'), *rows],
     }
     for name, rows in tables.items():
-        place = folder / f'{name}_results.csv'
-        with write_then_rename(place) as temporary, open(temporary, 'w', newline='') as file:
-            csv.writer(file, lineterminator='\n').writerows(rows)
+        write_table(folder / f'{name}_results.csv', rows)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .core import check_range
+from .core import check_range, find_device, write_table
 from .datasets import Sequence, training_sets
 from eosvos.fine_tuning import (
     AugmentConfig,
@@ -29,15 +29,7 @@ from .follow import follow_scores, load
 from .mask_rcnn import MaskRCNN
 from .meta import MetaGradient, meta_gradient
 from .parent import ParentConfig, train_parent
-from eosvos.runs import (
-    Processes,
-    Run,
-    RunConfig,
-    own_device,
-    read_log,
-    schedule,
-    write_log,
-)
+from .runs import Processes, Run, RunConfig, read_log, schedule
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
 
@@ -265,7 +257,7 @@ def _keep_best(run, score):
     "Write the score, and the weights where it is the best."
     path = run.out / 'validation.csv'
     scores = read_log(path, run.step - 1)
-    write_log(path, ['step', 'seconds', 'J'], [*scores, [*run.rows[-1][:2], score]])
+    write_table(path, [['step', 'seconds', 'J'], *scores, [*run.rows[-1][:2], score]])
     if all(score > float(row[2]) for row in scores):
         run.publish(run.out / 'best.safetensors', validation=f'{score:.4f}')
 
@@ -310,7 +302,7 @@ def main(
     data: Path,  # see `training_sets`
     out: Path,  # folder for checkpoint, weights and logs
     resume: bool = False,  # go on with the run in that folder, if there is one
-    device: str = 'auto',  # of this process, see `own_device`
+    device: str = 'auto',  # of this process, see `find_device`
 ) -> None:
     "Train, in all processes of torchrun. Ctrl-C stops after the current step."
     if (out / 'last.pt').exists():
@@ -323,7 +315,7 @@ def main(
     with Processes() as processes:
         processes.listen()
         train = train_parent if isinstance(config, ParentConfig) else train_meta
-        run = train(config, data, out, own_device(device), processes)
+        run = train(config, data, out, find_device(device), processes)
         if processes.rank == 0:
             left = '; --resume goes on' if run.step < config.steps else ''
             print(f'{out}: {run.step} of {config.steps} steps done{left}')

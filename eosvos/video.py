@@ -27,10 +27,10 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 from pycocotools import mask as mask_utils
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d, pad
+from torch.nn.functional import interpolate, pad
 from torchvision.transforms.functional import to_tensor
 
-from .core import PALETTE, as_value_error, write_then_rename
+from .core import PALETTE, as_value_error, interior, write_then_rename
 
 # %% ../nbs/3w_video.ipynb #9a50e049
 _MOST = 2**26  # pixels of a picture: 8192 x 8192, which are 800 MB as float32
@@ -141,6 +141,7 @@ def read_mask(
     path: Path | str,  # single-channel picture: mode P, L, 1 or I;16
     binary: bool | None = None,  # is 255 object 1? See `is_binary`; None: as this file says
     frame: Path | None = None,  # the picture that it belongs to, and whose size it must have
+    single: bool = False,  # do all objects count as one, with id 1?
 ) -> Tensor:  # (H, W) int64: 0 background, k = object k, 255 void
     "The ids of a mask file. ValueError with the file's name where it is no such picture."
     ids = _stored(path)
@@ -148,6 +149,8 @@ def read_mask(
         raise ValueError(f'{path}: expected {_text(size)} as its frame has, got {_text(ids.shape)}')
     if _only_white(ids) if binary is None else binary:
         ids = ids == VOID
+    elif single:
+        ids = np.where(ids == VOID, VOID, ids > 0)
     return torch.from_numpy(ids.astype(np.int64))
 
 
@@ -173,10 +176,11 @@ def write_mask(
 
 # %% ../nbs/3w_video.ipynb #e420ddf5
 def object_ids(
-    ids: Tensor,  # (H, W) id map
+    ids: Tensor | np.ndarray,  # (H, W) id map, on the CPU
 ) -> list[int]:  # ascending, without background and void
     "The ids of the objects in an id map."
-    return [k for k in ids.unique().tolist() if k not in (0, VOID)]
+    found = np.flatnonzero(np.bincount(np.ravel(ids)))  # much faster than to sort them
+    return [k for k in found.tolist() if k not in (0, VOID)]
 
 # %% ../nbs/3w_video.ipynb #8b6e9278
 def check_name(
@@ -500,27 +504,24 @@ def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a fr
 def _colours(files):  # -> for each file its (H, W) ids: every colour but black is an object
     "ValueError with the name of a file that has too many, or no black for the background."
     weights = torch.tensor([2**16, 2**8, 1])
-    codes = {}  # file -> (H, W), one number for each colour
+    davis = (PALETTE.long() @ weights).tolist()  # one number for each colour
+    codes, known = {}, {0}  # file -> (H, W); the colours of all files
     for file in files:
         codes[file] = (255 * read_image(file)).round().long().permute(1, 2, 0) @ weights
-        found = codes[file].unique().tolist()
+        found = set(codes[file].unique().tolist())
         if len(found) > _MOST_COLOURS or 0 not in found:
             raise ValueError(
                 f'{file}: expected black and up to {_MOST_COLOURS - 1} colours of objects, '
                 f'got {len(found)} colours, black {"" if 0 in found else "not "}among them'
             )
-    found = torch.cat([code.unique() for code in codes.values()]).unique()  # sorted, black first
-    davis = PALETTE.long() @ weights  # which has ids of its own
-    known = davis if torch.isin(found, davis).all() else found
-    order = known.argsort()
-    return {file: order[torch.searchsorted(known[order], code)] for file, code in codes.items()}
+        known |= found
+    order = davis if known <= {*davis} else sorted(known)  # those of DAVIS have ids of their own
+    return {file: sum(order.index(c) * (code == c) for c in known) for file, code in codes.items()}
 
 # %% ../nbs/3w_video.ipynb #8b6d7ba5
 def _check_rims(ids, path):
     "ValueError where ids look like the greys of a smoothed edge: few hold a block of 3 x 3 pixels."
-    grey = ids[None].float()
-    inside = (max_pool2d(grey, 3, 1, 1) == -max_pool2d(-grey, 3, 1, 1))[0]  # (H, W)
-    solid, objects = ids[inside].unique().tolist(), object_ids(ids)
+    solid, objects = ids[interior(ids, 3)].unique().tolist(), object_ids(ids)
     rims = [k for k in objects if k not in solid]
     numbered = objects == list(range(1, len(objects) + 1))  # greys are not
     soft = rims == objects != [] and VOID in solid and not numbered  # white with a soft edge
