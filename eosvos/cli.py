@@ -79,8 +79,9 @@ class _Segment:
 
     def run(self):
         clip = open_clip(self.frames, self.mask, self.partial)
-        how = self.binarize, self.colours, self.resize
-        given = first_masks(self.mask, clip, self.mask_frame, *how)
+        given = first_masks(
+            self.mask, clip, self.mask_frame, self.binarize, self.colours, self.resize
+        )
         tracker = _tracker(self, self.device)
         print(_objects_line(given), file=sys.stderr)
         start = perf_counter()
@@ -93,7 +94,8 @@ class _Segment:
 # %% ../nbs/7w_cli.ipynb #f940dae0
 def _score_table(result):  # of `evaluate`
     "The scores of each object and their means, in percent."
-    table, means = Table('sequence', '  J', '  F', ' J&F'), result.summary()
+    table = Table('sequence', '  J', '  F', ' J&F')
+    means = result.summary()
 
     def add(name, j, f):
         table.add_row(name, f'{100 * j:5.1f}', f'{100 * f:5.1f}', f'{50 * (j + f):5.1f}')
@@ -212,12 +214,15 @@ class _Demo:
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
-        clip, tracker, out = open_clip(DEMO / 'frames'), load('small', self.device), self.out
+        clip = open_clip(DEMO / 'frames')
+        tracker = load('small', self.device)
+        out = self.out
         given = first_masks(DEMO / 'masks/00000.png', clip)
         _clear_demo(out)
         kinds = ('fine-tuned', 'e-osvos-10-ona', out), ('zero-shot', 'e-osvos-0', out / 'zero-shot')
         for name, how, folder in kinds:
-            config, start = named_variant(how, tracker.config), perf_counter()
+            config = named_variant(how, tracker.config)
+            start = perf_counter()
             write_results(replace(tracker, config=config), clip, given, folder, _progress)
             seconds = perf_counter() - start
             means = evaluate(folder / 'masks', DEMO / 'masks').summary()

@@ -23,7 +23,8 @@ from .video import VOID, is_binary, natural_key, object_ids, read_mask
 # %% ../nbs/11_metrics.ipynb #8d2fc1b8
 def _pair(pred, true):
     "Both masks as bool (H, W); ValueError unless their shapes are equal."
-    pred, true = np.asarray(pred, bool), np.asarray(true, bool)
+    pred = np.asarray(pred, bool)
+    true = np.asarray(true, bool)
     if pred.ndim != 2 or pred.shape != true.shape:
         raise ValueError(
             f'expected two masks of one shape (H, W), got {pred.shape} and {true.shape}'
@@ -98,8 +99,10 @@ def boundary_f(
     if radius is None:
         radius = _tolerance(true.shape)
     window = _window(pred | true)
-    a, b = _boundary(pred[window]), _boundary(true[window])
-    precision, recall = _matched(a, b, radius), _matched(b, a, radius)
+    a = _boundary(pred[window])
+    b = _boundary(true[window])
+    precision = _matched(a, b, radius)
+    recall = _matched(b, a, radius)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 # %% ../nbs/11_metrics.ipynb #6f8384e8
@@ -132,7 +135,8 @@ def score_frame(
     radius = _tolerance(true.shape)
     window = _window(pred | true)  # the rest is background in both
     known = true[window] != VOID
-    pred, true = pred[window] * known, true[window] * known
+    pred = pred[window] * known
+    true = true[window] * known
     scores = {}
     for k in object_ids(np.stack([pred, true])):
         masks = pred == k, true == k
@@ -242,7 +246,8 @@ def evaluate(
     ValueError names the file that is missing or does not fit."""
     if protocol not in ('davis', 'youtube-vos'):
         raise ValueError(f"protocol: expected 'davis' or 'youtube-vos', got {protocol!r}")
-    predictions, annotations = Path(predictions), Path(annotations)
+    predictions = Path(predictions)
+    annotations = Path(annotations)
     for folder in predictions, annotations:
         if not folder.is_dir():
             raise ValueError(f'{folder}: no such folder')
@@ -276,13 +281,12 @@ def write_csv(
     """Write `global_results.csv` and `per-sequence_results.csv` (a row an object), as fractions.
 
     ValueError if the folder cannot be written."""
-    folder, summary = Path(folder), result.summary()
+    folder = Path(folder)
+    summary = result.summary()
     with as_value_error(f'{folder} cannot be made'):
         folder.mkdir(parents=True, exist_ok=True)
+    numbers = [f'{number:.6f}' for number in summary.values()]
+    write_table(folder / 'global_results.csv', [summary, numbers])
     rows = [(o.name, f'{o.j.mean():.6f}', f'{o.f.mean():.6f}') for o in result.objects]
-    tables = {
-        'global': [summary, [f'{number:.6f}' for number in summary.values()]],
-        'per-sequence': [('Sequence', 'J-Mean', 'F-Mean'), *rows],
-    }
-    for name, rows in tables.items():
-        write_table(folder / f'{name}_results.csv', rows)
+    names = 'Sequence', 'J-Mean', 'F-Mean'
+    write_table(folder / 'per-sequence_results.csv', [names, *rows])

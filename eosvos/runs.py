@@ -93,7 +93,8 @@ class Processes:
         begin: int,  # steps that are already done
     ) -> DataLoader:  # a list for each step that is left: the part of this process
         "Every process takes every so many. ValueError where they cannot share a batch evenly."
-        batch, world = config.batch, self.world
+        batch = config.batch
+        world = self.world
         if batch % world:
             raise ValueError(f'expected a batch that {world} processes can share, got {batch}')
         return DataLoader(
@@ -153,7 +154,8 @@ def difference(
 ) -> str:  # its name and both values; '' where all is equal
     "The first difference of two configurations."
     for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
+        a = old.get(key)
+        b = new.get(key)
         if a != b:
             if isinstance(a, dict) and isinstance(b, dict):
                 return difference(a, b, f'{prefix}{key}.')
@@ -173,7 +175,9 @@ class Run:
         learned: list[Tensor],  # what steps change, in place
         optimizer: torch.optim.Optimizer,
     ):
-        self.config, self.learned, self.optimizer = config, learned, optimizer
+        self.config = config
+        self.learned = learned
+        self.optimizer = optimizer
         self.mean = [t.clone() for t in learned]
         self.step = 0  # how many are done
 
@@ -199,15 +203,21 @@ class Run:
 
     def save(self, path: Path) -> None:
         "Write the checkpoint, or leave the old one as it is."
-        state = {name: getattr(self, name) for name in ('step', 'learned', 'mean')}
-        state |= dict(config=asdict(self.config), optimizer=self.optimizer.state_dict())
+        state = dict(
+            step=self.step,
+            learned=self.learned,
+            mean=self.mean,
+            optimizer=self.optimizer.state_dict(),
+            config=asdict(self.config),
+        )
         with write_then_rename(path) as temporary:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
         "Take up a checkpoint. ValueError where it is none, or of another configuration."
         state = read_foreign(path)
-        old, new = state.get('config', {}), asdict(self.config)
+        old = state.get('config', {})
+        new = asdict(self.config)
         if odd := difference(old, new | {name: old.get(name) for name in _FREE}):
             raise ValueError(f'{path}: holds a run with {odd}')
         self.step = state['step']
@@ -245,7 +255,8 @@ class Run:
         processes: Processes,
     ) -> bool:  # whether all processes are to stop now
         "Take the running mean and write the log; every so often write all that is kept."
-        config, out = self.config, self.out
+        config = self.config
+        out = self.out
         torch._foreach_lerp_(self.mean, self.learned, 1 - config.ema_decay)
         self.step += 1
         seconds = round(perf_counter() - self.start, 2)  # without interruptions

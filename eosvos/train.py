@@ -158,8 +158,10 @@ class MetaRun(Run):
         gradients: list[Tensor],  # for each weight, then for each rate: means over the tasks
     ) -> None:
         "One outer step of RAdam; then the rates are put back between their limits."
-        config, count = self.config, len(self.weights)
-        for_weights, for_rates = gradients[:count], gradients[count:]
+        config = self.config
+        count = len(self.weights)
+        for_weights = gradients[:count]
+        for_rates = gradients[count:]
         if config.log_rates:  # the chain rule: d rate / d log rate = rate
             for_rates = torch._foreach_mul(for_rates, list(self.rates.values()))
         for_shared = [g.sum() for g in for_rates]
@@ -168,9 +170,11 @@ class MetaRun(Run):
         self.optimize([*for_weights, *for_rates, *for_shared], [lr * share for lr in outer_rates])
         torch._foreach_add_(self.rate_params, self.shared)
         torch._foreach_zero_(self.shared)
-        low, high = 0.0, config.max_rate or math.inf
+        low = 0.0
+        high = config.max_rate or math.inf
         if config.log_rates:
-            low, high = -math.inf, math.log(high)
+            low = -math.inf
+            high = math.log(high)
         for p in self.rate_params:
             p.clamp_(low, high)
         _, self.rates = self.decode(self.learned)
@@ -198,11 +202,14 @@ def task_gradient(
     task: Task,
 ) -> MetaGradient:
     "The meta-gradient of one task. FloatingPointError where it is not finite."
-    config, clip = run.config, run.config.clip
+    config = run.config
+    clip = config.clip
     *inner, test = map(run.to_device, [*task.inner, task.test])
-    key, order = (config.seed, task.number), config.order
-    found = meta_gradient(run.model, run.weights, run.rates, inner, test, clip, key, order=order)
-    weights, rates = list(found.weights.values()), list(found.rates.values())
+    key = config.seed, task.number
+    state = run.model, run.weights, run.rates
+    found = meta_gradient(*state, inner, test, clip, key, order=config.order)
+    weights = list(found.weights.values())
+    rates = list(found.rates.values())
     if not (clip_norm(weights, clip, rates) + clip_norm(rates, None)).isfinite():
         raise FloatingPointError('the meta-gradient is not finite')
     return found
@@ -270,7 +277,8 @@ def train_meta(
     processes: Processes | None = None,  # this one alone if None
 ) -> MetaRun:
     "Meta-train, or go on in `out`. FloatingPointError where all tasks of a step fail."
-    processes, run = processes or Processes(), MetaRun(config, device)
+    processes = processes or Processes()
+    run = MetaRun(config, device)
     run.resume(out, processes)
     sets = training_sets(data, dict(config.tasks.set_weights))
     held_out = [s for found in sets.values() for s in found if s.name in config.held_out]

@@ -123,7 +123,7 @@ def _stored(
 
 
 def _only_white(ids):  # whether there is nothing but 0 and 255
-    return ((ids == 0) | (ids == VOID)).all()
+    return np.isin(ids, (0, VOID)).all()
 
 
 def is_binary(
@@ -212,7 +212,9 @@ def pictures(
     without: Path | str | None = None,  # a file to leave out: a mask may lie beside its frames
 ) -> dict[str, Path]:  # stem -> file, in natural order
     "The pictures of a folder. ValueError where there is none, or two of one name, or a bad name."
-    folder, found, strange = Path(folder), {}, []
+    folder = Path(folder)
+    found = {}
+    strange = []
     endings = Image.registered_extensions()
     kinds = Image.OPEN.keys() - {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG'}  # these five are no frames
     with as_value_error(f'{folder}: cannot be listed'):
@@ -262,7 +264,9 @@ class Clip:
         files: Iterable[Path],  # in order
         stack: Image.Image | None = None,  # a file of several, open; `files` only name its pictures
     ):
-        self.files, self._stack, heads = list(files), stack, []
+        self.files = list(files)
+        self._stack = stack
+        heads = []
         for index, file in enumerate(self.files):
             with _opened(file, stack, index) as picture:
                 turn = _turn(picture)
@@ -308,7 +312,10 @@ def write_video(
     times: list[Fraction] | None = None,  # seconds: each start, and the last end; None: 24 a second
 ) -> None:
     "Write images as an H.264 video that stands at `path` only when it is complete."
-    size, rate, tick, ticks = None, 24, Fraction(1, 24), count()  # tick: seconds
+    size = None
+    rate = 24
+    tick = Fraction(1, 24)  # seconds
+    ticks = count()
     # the usual preset takes more than twice as long; 20 instead of 23 makes up for what is lost
     options = dict(bf='0', preset='veryfast', crf='20')
     if times:
@@ -322,7 +329,8 @@ def write_video(
                 if size is None:
                     H, W = size = image.shape[1:]
                     stream = container.add_stream('libx264', rate, options, pix_fmt='yuv420p')
-                    stream.width, stream.height = W + W % 2, H + H % 2
+                    stream.width = W + W % 2
+                    stream.height = H + H % 2
                     stream.codec_context.time_base = tick
                 if image.shape[1:] != size:
                     raise ValueError(
@@ -332,7 +340,8 @@ def write_video(
                 image = pad(image.detach().cpu(), (0, W % 2, 0, H % 2), mode='replicate')
                 pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
                 frame = av.VideoFrame.from_ndarray(pixels.numpy(), format='rgb24')
-                frame.pts, frame.time_base = start, tick
+                frame.pts = start
+                frame.time_base = tick
                 container.mux(stream.encode(frame))
             if size is None:
                 raise ValueError(f'{path}: expected at least one image, got none')
@@ -362,7 +371,9 @@ def _display_turn(frame):  # -> the EXIF orientation that a frame's display matr
     if matrix is None:
         return 1
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    lying, left, up = abs(b) > abs(a), a + c < 0, b + d < 0  # (x, y) is shown at (ax + cy, bx + dy)
+    lying = abs(b) > abs(a)
+    left = a + c < 0  # (x, y) is shown at (ax + cy, bx + dy)
+    up = b + d < 0
     return 4 * lying + (1, 2, 4, 3)[left + 2 * up]
 
 # %% ../nbs/3w_video.ipynb #89e58b19
@@ -373,7 +384,11 @@ class _VideoClip(Clip):
     "The frames of a video file. One that is not kept is decoded from the key frame before it."
 
     def __init__(self, path, partial):
-        self.path, self._kept, self._keys, self._pts, heads = path, {}, [0], [], []
+        self.path = path
+        self._kept = {}
+        self._keys = [0]
+        self._pts = []
+        heads = []
         self._colours = VideoReformatter()  # a frame's own would stay with it, and take more memory
         try:
             for index, frame in enumerate(_decode(path)):
@@ -392,12 +407,13 @@ class _VideoClip(Clip):
             if not partial:
                 raise ValueError(f'{told}; --partial takes those') from error
             warnings.warn(f'{told}; those are taken', stacklevel=2)
-        pts, duration = self._pts, frame.duration or 1
+        pts = self._pts
+        duration = frame.duration or 1
         if None in pts or sorted({*pts}) != pts:
             self._keys = [0]  # times that do not tell frames apart: neither shown nor sought
             pts = [index * duration for index in range(len(pts))]
-        ends = [*pts, pts[-1] + duration]
-        self.times = [(time - pts[0]) * frame.time_base for time in ends]
+        starts = [*pts, pts[-1] + duration]  # and the end
+        self.times = [(time - pts[0]) * frame.time_base for time in starts]
         self.names = [f'{index:05d}' for index in range(len(pts))]
         self._check(path, heads)
 
@@ -405,7 +421,8 @@ class _VideoClip(Clip):
         size = sum(plane.buffer_size for plane in frame.planes)
         if self._kept and (len(self._kept) + 1) * size > _KEPT:
             del self._kept[next(iter(self._kept))]  # the oldest
-        self._kept[index], self._last = frame, index
+        self._kept[index] = frame
+        self._last = index
 
     def _read(self, index):
         keys = self._keys[: bisect(self._keys, index)]
@@ -467,11 +484,13 @@ def _coco_mask(segmentation, size):  # polygons, or runs down the columns -> (H,
 def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a frame -> (H, W) int64
     "Ids in the order of the file. ValueError with its name where it leaves something open."
     with as_value_error(f'{path}: expected masks of one frame, by labelme or COCO', Exception):
-        data, masks = json.loads(path.read_text()), {}  # name of an object -> its mask
+        data = json.loads(path.read_text())
+        masks = {}  # name of an object -> its mask
         if 'shapes' in data:
             size = data['imageHeight'], data['imageWidth']
             for shape in data['shapes']:
-                kind, xy = shape['shape_type'], shape['points']
+                kind = shape['shape_type']
+                xy = shape['points']
                 if kind == 'rectangle':
                     (x1, y1), (x2, y2) = xy
                     xy = [x1, y1, x2, y1, x2, y2, x1, y2]
@@ -505,7 +524,8 @@ def _colours(files):  # -> for each file its (H, W) ids: every colour but black 
     "ValueError with the name of a file that has too many, or no black for the background."
     weights = torch.tensor([2**16, 2**8, 1])
     davis = (PALETTE.long() @ weights).tolist()  # one number for each colour
-    codes, known = {}, {0}  # file -> (H, W); the colours of all files
+    codes = {}  # file -> (H, W)
+    known = {0}  # the colours of all files
     for file in files:
         codes[file] = (255 * read_image(file)).round().long().permute(1, 2, 0) @ weights
         found = set(codes[file].unique().tolist())
@@ -521,7 +541,8 @@ def _colours(files):  # -> for each file its (H, W) ids: every colour but black 
 # %% ../nbs/3w_video.ipynb #8b6d7ba5
 def _check_rims(ids, path):
     "ValueError where ids look like the greys of a smoothed edge: few hold a block of 3 x 3 pixels."
-    solid, objects = ids[interior(ids, 3)].unique().tolist(), object_ids(ids)
+    solid = ids[interior(ids, 3)].unique().tolist()
+    objects = object_ids(ids)
     rims = [k for k in objects if k not in solid]
     numbered = objects == list(range(1, len(objects) + 1))  # greys are not
     soft = rims == objects != [] and VOID in solid and not numbered  # white with a soft edge
@@ -559,7 +580,8 @@ def first_masks(
                 f'got {strange[0]}'
             )
         given = {index: files[name] for index, name in enumerate(clip.names) if name in files}
-    binary, masks = is_binary(given.values()), {}
+    binary = is_binary(given.values())
+    masks = {}
     painted = _colours(given.values()) if colours else {}
     for index, file in given.items():
         if file.suffix.lower() == '.json':
@@ -571,7 +593,8 @@ def first_masks(
         else:
             ids = ((255 * read_image(file).mean(0)).round() >= binarize).long()
         if ids.shape != clip.size:
-            (h, w), (H, W) = ids.shape, clip.size
+            h, w = ids.shape
+            H, W = clip.size
             alike = abs(h * W - w * H) <= max(H, W)  # up to a pixel in one side
             if not (alike and resize):
                 raise ValueError(

@@ -52,8 +52,9 @@ def _read_config(values):  # what JSON holds -> ModelConfig
     "A configuration from its JSON. A field that is left out has its default."
     for part, retired in _RETIRED.items():
         fields = values.get(part, {}) if part else values
-        for name in [name for name in retired if name in fields and fields[name] == retired[name]]:
-            del fields[name]  # any other value is refused below, as an unknown field
+        for name, value in retired.items():
+            if fields.get(name) == value:
+                del fields[name]  # any other value is refused below, as an unknown field
     return from_dict(ModelConfig, values, Config(strict=True, cast=[tuple]))
 
 # %% ../nbs/2w_weights.ipynb #b7cdf958
@@ -160,7 +161,8 @@ def load_coco(
     state: dict[str, Tensor],  # of torchvision's maskrcnn_resnet50_fpn, COCO_V1
 ) -> dict[str, list[str]]:  # what happened -> to which tensors or modules; nothing is left out
     "Copies what fits by name and shape. ValueError where nothing fits."
-    own, state = model.state_dict(), _modern_names(state)
+    own = model.state_dict()
+    state = _modern_names(state)
     fits = {
         name: state[name]
         for name, o in own.items()
@@ -285,8 +287,5 @@ def load_rates(
 
     ValueError, with its name, where it cannot be read."""
     tensors, _ = read_weights(name_or_file)
-    return {
-        name.removeprefix(_RATES): o.float()
-        for name, o in tensors.items()
-        if name.startswith(_RATES)
-    }
+    names = [name for name in tensors if name.startswith(_RATES)]
+    return {name.removeprefix(_RATES): tensors[name].float() for name in names}
