@@ -313,19 +313,15 @@ _COMMANDS = dict(
 def _parse(arguments):
     "The command that is meant, with its values. SystemExit where it cannot be told."
     name, *rest = arguments or ['--help']
-    if name not in _COMMANDS:
-        about = 'Segment the objects of a video, given their masks in one frame (e-OSVOS).'
-        tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS, prog='eosvos', description=about, args=[name]
-        )
-    command = _COMMANDS[name]
+    commands = dict(_COMMANDS)
     if name in ('segment', 'benchmark'):
         preset, _ = tyro.cli(_preset, args=rest, return_unknown_args=True, add_help=False)
-        command = partial(command, config=preset)
-    return tyro.cli(
-        command,
-        prog=f'eosvos {name}',
-        args=rest,
+        commands[name] = partial(commands[name], config=preset)
+    return tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog='eosvos',
+        description='Segment the objects of a video, given their masks in one frame (e-OSVOS).',
+        args=[name, *rest],
         config=(
             tyro.conf.CascadeSubcommandArgs,  # `train PRESET --data DATA`
             tyro.conf.OmitSubcommandPrefixes,

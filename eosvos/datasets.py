@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .core import as_value_error
+from .core import StrPath, as_value_error
 from eosvos.video import (
     VOID,
     Clip,
@@ -181,7 +181,7 @@ def _names(file):  # one name a line, or two paths a line as in DAVIS 2016
 
 # %% ../nbs/4w_datasets.ipynb #13929c2c
 def davis(
-    root: Path | str,  # holds JPEGImages, Annotations and ImageSets
+    root: StrPath,  # holds JPEGImages, Annotations and ImageSets
     split: str,  # 'train', 'val', 'test-dev', ...
     resolution: str = '480p',  # the folder under JPEGImages and Annotations
     year: int = 2017,  # or 2016, where all objects of a video count as one
@@ -255,7 +255,7 @@ def _youtube_sequence(frames, masks, meta, test, name):
 
 # %% ../nbs/4w_datasets.ipynb #bbbaa8ef
 def youtube_vos(
-    root: Path | str,  # holds the folders that the archives unpack to
+    root: StrPath,  # holds the folders that the archives unpack to
     split: str,  # 'train', 'valid', 'valid_all_frames', 'test', ...
 ) -> list[Sequence]:
     "The sequences of a split of YouTube-VOS. ValueError that names what is missing."
@@ -270,7 +270,7 @@ def youtube_vos(
 
 # %% ../nbs/4w_datasets.ipynb #bb115604
 def image_set(
-    folder: Path | str,  # holds images/*.jpg and masks/*.png of the same names
+    folder: StrPath,  # holds images/*.jpg and masks/*.png of the same names
 ) -> list[Sequence]:  # one of length 1 for each image
     "Still images with masks, as sequences of one frame. ValueError that names what is missing."
     folder = Path(folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .core import as_value_error, write_table
+from .core import StrPath, as_value_error, write_table
 from .video import VOID, is_binary, natural_key, object_ids, read_mask
 
 # %% ../nbs/11_metrics.ipynb #8d2fc1b8
@@ -234,8 +234,8 @@ def _score_sequence(name, pairs, protocol, single):
 
 # %% ../nbs/11_metrics.ipynb #892093dd
 def evaluate(
-    predictions: Path | str,  # <sequence>/<frame>.png below it, or the folder of one sequence
-    annotations: Path | str,  # the true masks alike; one sequence is named after this folder
+    predictions: StrPath,  # <sequence>/<frame>.png below it, or the folder of one sequence
+    annotations: StrPath,  # the true masks alike; one sequence is named after this folder
     sequences: Iterable[str] | None = None,  # which to score; all of `annotations` if None
     protocol: str = 'davis',  # which frames are scored: 'davis' or 'youtube-vos'
     workers: int = 1,  # processes that share the sequences; the result is the same
@@ -276,7 +276,7 @@ def evaluate(
 # %% ../nbs/11_metrics.ipynb #2bb6f5e3
 def write_csv(
     result: Result,  # of `evaluate`
-    folder: Path | str,  # is made where it does not exist
+    folder: StrPath,  # is made where it does not exist
 ) -> None:
     """Write `global_results.csv` and `per-sequence_results.csv` (a row an object), as fractions.
 

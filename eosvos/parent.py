@@ -128,9 +128,8 @@ class ParentRun(Run):
         self.model = model.to(device, memory_format=torch.channels_last)
         self.model.precision = config.precision
         self.parameters = list(self.model.parameters())
-        count = len(list(self.model.backbone.body.parameters()))  # these come first
-        body = self.parameters[:count]
-        rest = self.parameters[count:]
+        body = list(self.model.backbone.body.parameters())  # these come first
+        rest = self.parameters[len(body) :]
         optimizer = torch.optim.AdamW([dict(params=body), dict(params=rest)], weight_decay=1e-4)
         super().__init__(config, list(self.model.state_dict().values()), optimizer)
 

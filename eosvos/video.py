@@ -28,9 +28,9 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torchvision.transforms.functional import to_tensor
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from .core import PALETTE, as_value_error, interior, write_then_rename
+from .core import PALETTE, StrPath, as_value_error, interior, write_then_rename
 
 # %% ../nbs/3w_video.ipynb #9a50e049
 _MOST = 2**26  # pixels of a picture: 8192 x 8192, which are 800 MB as float32
@@ -85,7 +85,7 @@ def _picture_size(path):  # -> (H, W) of what `read_image` gives, without decodi
 
 # %% ../nbs/3w_video.ipynb #880f19de
 def read_image(
-    path: Path | str,  # JPEG, PNG, or what else Pillow opens
+    path: StrPath,  # JPEG, PNG, or what else Pillow opens
     stack: Image.Image | None = None,  # an open file of several, of which `path` names one
     page: int = 0,  # its number there
 ) -> Tensor:  # (3, H, W) float32 RGB in [0, 1]
@@ -127,7 +127,7 @@ def _only_white(ids):  # whether there is nothing but 0 and 255
 
 
 def is_binary(
-    files: Iterable[Path | str],  # the masks of one sequence
+    files: Iterable[StrPath],  # the masks of one sequence
 ) -> bool:
     "Whether 255 is their object: none holds another id. A file that cannot be read says nothing."
     for file in files:
@@ -138,7 +138,7 @@ def is_binary(
 
 
 def read_mask(
-    path: Path | str,  # single-channel picture: mode P, L, 1 or I;16
+    path: StrPath,  # single-channel picture: mode P, L, 1 or I;16
     binary: bool | None = None,  # is 255 object 1? See `is_binary`; None: as this file says
     frame: Path | None = None,  # the picture that it belongs to, and whose size it must have
     single: bool = False,  # do all objects count as one, with id 1?
@@ -159,7 +159,7 @@ def _text(size):
 
 # %% ../nbs/3w_video.ipynb #1aee7a64
 def write_mask(
-    path: Path | str,  # a .png file; its folder must exist
+    path: StrPath,  # a .png file; its folder must exist
     ids: Tensor,  # (H, W) whole numbers from 0 to 255
 ) -> None:
     "Write ids as a PNG in the colours of DAVIS. ValueError where one does not fit, or the file."
@@ -185,7 +185,7 @@ def object_ids(
 # %% ../nbs/3w_video.ipynb #8b6e9278
 def check_name(
     name: str,  # of a frame or a sequence
-    where: Path | str,  # the file or folder that it comes from
+    where: StrPath,  # the file or folder that it comes from
 ) -> None:
     "ValueError unless a file can have this name in a folder, and a text can hold it."
     # neither part of a path nor text: a slash, control characters, what is no UTF-8
@@ -208,8 +208,8 @@ def natural_key(
 
 
 def pictures(
-    folder: Path | str,  # read without its subfolders; hidden files are skipped
-    without: Path | str | None = None,  # a file to leave out: a mask may lie beside its frames
+    folder: StrPath,  # read without its subfolders; hidden files are skipped
+    without: StrPath | None = None,  # a file to leave out: a mask may lie beside its frames
 ) -> dict[str, Path]:  # stem -> file, in natural order
     "The pictures of a folder. ValueError where there is none, or two of one name, or a bad name."
     folder = Path(folder)
@@ -307,7 +307,7 @@ class Clip:
 
 # %% ../nbs/3w_video.ipynb #4c81ec7b
 def write_video(
-    path: Path | str,  # its suffix names the container: .mp4
+    path: StrPath,  # its suffix names the container: .mp4
     images: Iterable[Tensor],  # (3, H, W) RGB in [0, 1] each, all of one size
     times: list[Fraction] | None = None,  # seconds: each start, and the last end; None: 24 a second
 ) -> None:
@@ -338,8 +338,8 @@ def write_video(
                         f'at {float(start * tick)} s'
                     )
                 image = pad(image.detach().cpu(), (0, W % 2, 0, H % 2), mode='replicate')
-                pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
-                frame = av.VideoFrame.from_ndarray(pixels.numpy(), format='rgb24')
+                pixels = (image.clamp(0, 1) * 255).round().byte()
+                frame = av.VideoFrame.from_image(to_pil_image(pixels))
                 frame.pts = start
                 frame.time_base = tick
                 container.mux(stream.encode(frame))
@@ -449,8 +449,8 @@ class _VideoClip(Clip):
 
 # %% ../nbs/3w_video.ipynb #7cd74ede
 def open_clip(
-    path: Path | str,  # a folder of pictures, a video file, or a picture file with pages
-    without: Path | str | None = None,  # a file that is no frame, even in the folder: the mask
+    path: StrPath,  # a folder of pictures, a video file, or a picture file with pages
+    without: StrPath | None = None,  # a file that is no frame, even in the folder: the mask
     partial: bool = False,  # of a damaged video take the frames before the damage
 ) -> Clip:  # `.names`, `.size` (H, W), `.times`, `len`, and an image for each index
     "The frames of a clip, read one at a time. ValueError that names the file that is no frame."
@@ -554,7 +554,7 @@ def _check_rims(ids, path):
 
 
 def first_masks(
-    path: Path | str,  # a mask file, a JSON file of labelme or COCO, a folder named like frames
+    path: StrPath,  # a mask file, a JSON file of labelme or COCO, a folder named like frames
     clip: Clip,  # the frames that they belong to
     frame: int = 0,  # the frame of a mask file; 0 with a folder, whose files name their frames
     binarize: int | None = None,  # object 1 is what is at least so bright, of 255; None: read ids

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from .core import DEMO, as_value_error, write_then_rename
+from .core import DEMO, StrPath, as_value_error, write_then_rename
 from .mask_rcnn import MaskRCNN
 from .small import PAPER, ModelConfig, build
 
@@ -53,7 +53,7 @@ def _read_config(values):  # what JSON holds -> ModelConfig
     for part, retired in _RETIRED.items():
         fields = values.get(part, {}) if part else values
         for name, value in retired.items():
-            if fields.get(name) == value:
+            if name in fields and fields[name] == value:
                 del fields[name]  # any other value is refused below, as an unknown field
     return from_dict(ModelConfig, values, Config(strict=True, cast=[tuple]))
 
@@ -64,7 +64,7 @@ _RATES = 'rates.'  # begins the name of a learning rate in a file of weights
 def save_weights(
     model: nn.Module,  # what `build(config)` makes
     config: ModelConfig,  # its configuration
-    path: Path | str,  # the file, NAME.safetensors; its folder must exist
+    path: StrPath,  # the file, NAME.safetensors; its folder must exist
     notes: dict[str, str] | None = None,  # for the reader: from where, how trained, how good
     half: bool = True,  # parameters as float16, at half the size; buffers stay as they are
     rates: dict[str, Tensor] | None = None,  # learning rates by name of parameter, kept beside
@@ -92,7 +92,7 @@ SHIPPED = {name: DEMO.with_name(f'{name}.safetensors') for name in ('parent', 's
 
 
 def read_weights(
-    name_or_file: str | Path,  # one of `SHIPPED`, or a file that `save_weights` wrote
+    name_or_file: StrPath,  # one of `SHIPPED`, or a file that `save_weights` wrote
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:  # tensors by name; 'config' and 'notes'
     """What is in one of our files.
 
@@ -123,7 +123,7 @@ def _filled_model(config, state):  # tensors by name -> MaskRCNN
 
 # %% ../nbs/2w_weights.ipynb #10da179b
 def load_model(
-    name_or_file: str | Path = 'small',  # one of `SHIPPED`, or a file that `save_weights` wrote
+    name_or_file: StrPath = 'small',  # one of `SHIPPED`, or a file that `save_weights` wrote
     device: torch.device | str = 'cpu',  # where the model shall be
 ) -> tuple[MaskRCNN, ModelConfig]:  # float32, whatever the file holds
     """A model with its weights, and its configuration.
@@ -190,7 +190,7 @@ _PICKLED = (
 
 
 def read_foreign(
-    file: Path | str,  # a safetensors file, or one of torch.save
+    file: StrPath,  # a safetensors file, or one of torch.save
 ) -> dict[str, Any]:  # what it holds, on the CPU
     """A file of another program, of which nothing is executed.
 
@@ -210,8 +210,8 @@ def read_foreign(
 
 # %% ../nbs/2w_weights.ipynb #4cf8fb05
 def convert_coco(
-    file: Path | str | None,  # maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth; None: download it
-    out: Path | str,  # our file
+    file: StrPath | None,  # maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth; None: download it
+    out: StrPath,  # our file
 ) -> str:  # what became of its tensors
     """The paper's model before meta-training: COCO weights, GroupNorm for BatchNorm, two classes.
 
@@ -264,8 +264,8 @@ def _import_authors(
 
 # %% ../nbs/2w_weights.ipynb #a960afc4
 def convert_authors(
-    file: Path | str,  # a checkpoint of the authors, for instance best_val_meta_iter.model
-    out: Path | str,  # our file
+    file: StrPath,  # a checkpoint of the authors, for instance best_val_meta_iter.model
+    out: StrPath,  # our file
 ) -> str:  # what became of its tensors
     """A published, meta-trained model with its learning rates.
 
@@ -281,7 +281,7 @@ def convert_authors(
 
 # %% ../nbs/2w_weights.ipynb #f305c55b
 def load_rates(
-    name_or_file: str | Path = 'small',  # as for `load_model`
+    name_or_file: StrPath = 'small',  # as for `load_model`
 ) -> dict[str, Tensor]:  # float32 by name of parameter; empty where the file holds none
     """The learned learning rates of a file, broadcastable against its parameters.
 
