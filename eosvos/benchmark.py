@@ -34,13 +34,14 @@ def find_sequences(
     split: str,  # 'val', 'test-dev', 'valid', ...
 ) -> list[Sequence]:
     "The sequences of a benchmark. ValueError that names what is missing."
-    if dataset == 'youtube-vos':
-        return youtube_vos(root, split)
-    if dataset not in ('davis-2016', 'davis-2017'):
-        raise ValueError(
-            f'dataset: expected one of davis-2016, davis-2017 and youtube-vos, got {dataset!r}'
-        )
-    return davis(root, split, year=int(dataset[-4:]))
+    match dataset:
+        case 'davis-2016' | 'davis-2017':
+            return davis(root, split, year=int(dataset[-4:]))
+        case 'youtube-vos':
+            return youtube_vos(root, split)
+    raise ValueError(
+        f'dataset: expected one of davis-2016, davis-2017 and youtube-vos, got {dataset!r}'
+    )
 
 
 def _describe(sequences, tracker, about):  # of JSON values

@@ -23,8 +23,6 @@ from rich.table import Table
 from torchvision.utils import save_image
 from tyro.conf import Positional, arg
 
-from . import train as training
-from . import weights as files
 from .benchmark import find_sequences, run_benchmark, submit
 from .core import DEMO, find_device, overlay, write_then_rename
 from .follow import SegmentConfig, load, write_results
@@ -32,7 +30,9 @@ from .follow import variant as named_variant
 from .mask_rcnn import Precision
 from .metrics import evaluate, write_csv
 from .runs import Processes
+from .train import PRESETS, main
 from .video import VOID, first_masks, open_clip, read_mask
+from .weights import convert_authors, convert_coco
 
 # %% ../nbs/7w_cli.ipynb #11b6fb3b
 _Following = Annotated[SegmentConfig, arg(name='')]  # its fields are options of their own
@@ -267,9 +267,9 @@ class _Weights:
 
     def run(self):
         if self.source == 'coco':
-            print(files.convert_coco(self.file, self.out))
+            print(convert_coco(self.file, self.out))
         elif self.file:
-            print(files.convert_authors(self.file, self.out))
+            print(convert_authors(self.file, self.out))
         else:
             raise ValueError('weights import: expected FILE, a checkpoint of the authors')
 
@@ -283,14 +283,14 @@ class _Train:
 
     # which preset of values: 'parent', where 'small' starts, which is the shipped model;
     # of full size: 'paper-parent', where the paper's Table 1 starts, and 'paper'
-    config: Annotated[tyro.extras.subcommand_type_from_defaults(training.PRESETS), arg(name='')]
+    config: Annotated[tyro.extras.subcommand_type_from_defaults(PRESETS), arg(name='')]
     data: Path  # folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/
     out: Path  # folder for checkpoint, weights and logs
     resume: bool = False  # go on with the run in that folder, if there is one
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
-        training.main(**vars(self))
+        main(**vars(self))
 
 # %% ../nbs/7w_cli.ipynb #a7bfe9ab
 def _preset(model: str = 'small', variant: str = 'e-osvos-10') -> SegmentConfig:

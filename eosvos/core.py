@@ -14,7 +14,7 @@ import math
 import operator
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -130,7 +130,7 @@ def write_then_rename(
 
 def write_table(
     path: StrPath,  # NAME.csv
-    rows: Iterable[Iterable],  # the first one may name the columns
+    rows: list,  # each a list; the first one may name the columns
 ) -> None:
     "Write a CSV file. ValueError where the folder cannot be written."
     with write_then_rename(path) as temporary, open(temporary, 'w', newline='') as file:

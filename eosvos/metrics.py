@@ -8,7 +8,6 @@ __all__ = ['jaccard', 'boundary_f', 'statistics', 'score_frame', 'Result', 'eval
 # %% ../nbs/11_metrics.ipynb #90f348b8
 import math
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -236,7 +235,7 @@ def _score_sequence(name, pairs, protocol, single):
 def evaluate(
     predictions: StrPath,  # <sequence>/<frame>.png below it, or the folder of one sequence
     annotations: StrPath,  # the true masks alike; one sequence is named after this folder
-    sequences: Iterable[str] | None = None,  # which to score; all of `annotations` if None
+    sequences: list[str] | None = None,  # which to score; all of `annotations` if None
     protocol: str = 'davis',  # which frames are scored: 'davis' or 'youtube-vos'
     workers: int = 1,  # processes that share the sequences; the result is the same
     single: bool = False,  # do all objects of a mask count as one, with id 1?
