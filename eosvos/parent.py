@@ -152,7 +152,7 @@ def train_parent(
     config: ParentConfig,
     data: Path,  # see `training_sets`
     out: Path,  # folder of the run
-    device: torch.device = torch.device('cpu'),
+    device: torch.device | str = 'cpu',
     processes: Processes | None = None,  # this one alone if None
 ) -> ParentRun:
     "Train, or go on in `out`. FloatingPointError where losses are not finite."

@@ -57,10 +57,12 @@ class Processes:
         self.asked = False  # was this process asked to stop?
         self.stop = False  # was any, as all know since the last sum?
         self.handlers = {}
+        backend = 'gloo'
         if torch.cuda.is_available():  # the GPU that 'auto' and 'cuda' mean from now on
             torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
+            backend = 'cpu:gloo,cuda:nccl'
         if self.world > 1:
-            dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
+            dist.init_process_group(backend)
 
     def __enter__(self) -> 'Processes':
         return self

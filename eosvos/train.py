@@ -273,7 +273,7 @@ def train_meta(
     config: MetaConfig,
     data: Path,  # see `training_sets`
     out: Path,  # folder of the run
-    device: torch.device = torch.device('cpu'),
+    device: torch.device | str = 'cpu',
     processes: Processes | None = None,  # this one alone if None
 ) -> MetaRun:
     "Meta-train, or go on in `out`. FloatingPointError where all tasks of a step fail."
