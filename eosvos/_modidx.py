@@ -125,6 +125,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'eosvos.fine_tuning._colour_jitter': ('fine_tuning.html#_colour_jitter', 'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning._grid': ('fine_tuning.html#_grid', 'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning._shows': ('fine_tuning.html#_shows', 'eosvos/fine_tuning.py'),
+                                    'eosvos.fine_tuning._turn_hue': ('fine_tuning.html#_turn_hue', 'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning.as_target': ('fine_tuning.html#as_target', 'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning.augment': ('fine_tuning.html#augment', 'eosvos/fine_tuning.py'),
                                     'eosvos.fine_tuning.augmented_batches': ('fine_tuning.html#augmented_batches', 'eosvos/fine_tuning.py'),

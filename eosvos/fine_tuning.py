@@ -11,13 +11,12 @@ __all__ = ['Weights', 'Rates', 'Batch', 'LEVELS', 'warp', 'AugmentConfig', 'unif
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import cos, inf, isfinite, radians, sin, sqrt
+from math import cos, inf, isfinite, pi, radians, sin, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
-from torchvision.transforms.v2 import functional as tf
 
 from .boxes import Size, Tensors
 from .core import check_range, generator, masks_to_boxes
@@ -34,13 +33,13 @@ def _grid(shape, size, angle, zoom, flip, shift, device):
     (H, W), (height, width) = shape, size
     centre = torch.tensor([width / 2 + shift[0], height / 2 + shift[1]])
     start = torch.tensor([W / 2, H / 2]) - turn @ centre
-    matrix = torch.cat([turn, start[:, None]], 1)  # (2, 3): canvas (x, y, 1) to picture (x, y)
-    matrix, sides = (o.to(device, non_blocking=True) for o in (matrix, torch.tensor([W, H])))
     y, x = (torch.arange(n, dtype=torch.float32, device=device) + 0.5 for n in size)
-    points = torch.ones(*size, 3, device=device)
-    points[..., 0], points[..., 1] = x, y[:, None]
-    # (1, height, width, 2); in place, since new tensors of this size are slow
-    return (points @ matrix.T).div_(sides / 2).sub_(1)[None]
+    grid = torch.empty(1, height, width, 2, device=device)
+    for k, side in enumerate((W, H)):
+        plane = turn[k, 0] * x + turn[k, 1] * y[:, None]
+        # in place, since new tensors of this size are slow
+        grid[0, ..., k] = plane.add_(start[k]).div_(side / 2).sub_(1)
+    return grid
 
 
 def warp(
@@ -83,15 +82,37 @@ def uniform(random: Generator, low: float, high: float) -> float:
     return low + (high - low) * torch.rand((), generator=random).item()
 
 
+# how much of each channel an eye sees as brightness
+_GREY = torch.tensor([0.299, 0.587, 0.114])
+
+
+def _turn_hue(share):  # of the colour circle -> (3, 3)
+    "The rotation about the axis of greys."
+    angle = 2 * pi * share
+    axis = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / sqrt(3)
+    return cos(angle) * torch.eye(3) + sin(angle) * axis + (1 - cos(angle)) / 3
+
+
 def _colour_jitter(image, config, random):  # (3, H, W) in [0, 1] -> the same
-    "The picture in another light."
-    changes = tf.adjust_brightness, tf.adjust_contrast, tf.adjust_saturation, tf.adjust_hue
-    for i in torch.randperm(4, generator=random).tolist():
-        neutral, strength = (0, config.hue) if i == 3 else (1, config.colour)
-        amount = uniform(random, neutral - strength, neutral + strength)
-        if strength:
-            image = changes[i](image, amount)
-    return image
+    "The picture in another light: four changes, each a matrix and an offset, applied as one."
+    order = torch.randperm(4, generator=random).tolist()
+    draws = [uniform(random, -1, 1) for _ in order]
+    if not (config.colour or config.hue):
+        return image
+    matrix, offset = torch.eye(3), torch.zeros(3)  # (r, g, b) becomes matrix @ (r, g, b) + offset
+    mean = image.mean((1, 2)).cpu()
+    for i, draw in zip(order, draws):
+        a = 1 + config.colour * draw
+        change, add = a * torch.eye(3), 0.0  # brightness
+        if i == 1:  # contrast, against the mean grey of the picture as it is now
+            add = (1 - a) * (_GREY @ (matrix @ mean + offset))
+        elif i == 2:  # saturation, against the grey of each pixel
+            change = change + (1 - a) * _GREY.expand(3, 3)
+        elif i == 3:
+            change = _turn_hue(config.hue * draw)
+        matrix, offset = change @ matrix, change @ offset + add
+    lit = torch.addmm(offset.to(image)[:, None], matrix.to(image), image.flatten(1))
+    return lit.clamp_(0, 1).view_as(image)
 
 # %% ../nbs/12_fine_tuning.ipynb #5ac83016
 _TRIES = 10  # draws before a picture whose objects always get lost is left as it is

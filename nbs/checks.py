@@ -528,6 +528,7 @@ CHECKS |= {
     '17.3': like(lambda gradients: (gradients[0] + gradients[2:4].sum(0)) / 3, finite_tasks),
     '17.4': like(running_mean, lambda g: [torch.randn(6, 3, generator=g), 0.8]),
     '17.5': number(2_000_000),
+    '17.10': number(0.16389),
 }
 
 # 18: study

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torchvision.transforms.v2 import functional as tf
 
 from eosvos.core import DEMO, generator, masks_to_boxes
 from eosvos.fine_tuning import (
     AugmentConfig,
     FineTuneConfig,
     _colour_jitter,
+    _turn_hue,
     as_target,
     augment,
     augmented_batches,
@@ -214,6 +216,26 @@ def test_hue_turns_colours_and_leaves_grey_alone():
     assert (turned - image).abs().max() > 0.05
     torch.testing.assert_close(same, grey, rtol=0, atol=1e-5)
     assert (_colour_jitter(grey, AugmentConfig(colour=0.3), generator(0)) - grey).abs().max() > 0.01
+
+
+def test_colours_change_as_torchvision_changes_them():
+    image, config = 0.3 + 0.3 * torch.rand(3, 8, 8), AugmentConfig(colour=0.3)
+    changes = tf.adjust_brightness, tf.adjust_contrast, tf.adjust_saturation
+    for seed in range(20):
+        random, theirs = generator(seed), image
+        for i in torch.randperm(4, generator=random).tolist():
+            amount = uniform(random, 0.7, 1.3)
+            theirs = changes[i](theirs, amount) if i < 3 else theirs
+        ours = _colour_jitter(image, config, generator(seed))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+def test_a_third_of_the_hue_moves_the_channels_on():
+    image = torch.rand(3, 8, 8)
+    third = torch.einsum('ij, jhw -> ihw', _turn_hue(1 / 3), image)
+    torch.testing.assert_close(third, tf.adjust_hue(image, 1 / 3), rtol=0, atol=1e-5)
+    tenth = torch.einsum('ij, jhw -> hw', _turn_hue(0.1), image)
+    torch.testing.assert_close(tenth, image.sum(0), rtol=0, atol=1e-5)
 
 
 def test_uniform_stays_between():
