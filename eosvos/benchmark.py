@@ -117,7 +117,7 @@ def _collect(sequences, out, device, processes):  # what `result.json` holds
     setup = read_json(out / 'setup.json')
     scores = objects = None
     if all(s.asked is None and None not in s.masks for s in sequences):
-        names = setup['sequences']
+        names = [s.name for s in sequences]
         protocol = 'youtube-vos' if setup['dataset'] == 'youtube-vos' else 'davis'
         true = sequences[0].masks[0].parents[1]
         found = evaluate(out / 'masks', true, names, protocol, single=sequences[0].single)
