@@ -34,24 +34,22 @@ def find_sequences(
     split: str,  # 'val', 'test-dev', 'valid', ...
 ) -> list[Sequence]:
     "The sequences of a benchmark. ValueError that names what is missing."
-    if dataset == 'youtube-vos':
-        return youtube_vos(root, split)
-    if dataset not in ('davis-2016', 'davis-2017'):
-        expected = 'expected one of davis-2016, davis-2017 and youtube-vos'
-        raise ValueError(f'dataset: {expected}, got {dataset!r}')
-    return davis(root, split, year=int(dataset[-4:]))
-
-
-def _mark(model):  # name or file of weights
-    "A name that changes with the weights."
-    digest = sha256(SHIPPED.get(str(model), Path(model)).read_bytes()).hexdigest()
-    return f'{Path(model).stem}@{digest[:16]}'
+    match dataset:
+        case 'davis-2016' | 'davis-2017':
+            return davis(root, split, year=int(dataset[-4:]))
+        case 'youtube-vos':
+            return youtube_vos(root, split)
+    raise ValueError(
+        f'dataset: expected one of davis-2016, davis-2017 and youtube-vos, got {dataset!r}'
+    )
 
 
 def _describe(sequences, tracker, about):  # of JSON values
     "The setup of a run: everything that its masks depend on."
+    file = SHIPPED.get(about['model'], Path(about['model']))
+    digest = sha256(file.read_bytes()).hexdigest()
     setup = about | dict(
-        model=_mark(about['model']),
+        model=f'{file.stem}@{digest[:16]}',  # a name that changes with the weights
         rates=tracker.rates if isinstance(tracker.rates, float) else 'learned',
         config=asdict(tracker.config),
         sequences=[s.name for s in sequences],
@@ -64,7 +62,7 @@ def read_json(
 ) -> dict:
     "A file that this module wrote. ValueError with its name where it is another."
     failed = f'{file}: cannot be read as a JSON object'
-    with as_value_error(failed, TypeError, ValueError, RecursionError):
+    with as_value_error(failed, Exception):
         return dict(**json.loads(file.read_text('utf-8')))
 
 
@@ -95,24 +93,29 @@ def _prepare_folder(out, setup):
 # %% ../nbs/6w_benchmark.ipynb #0e5b378e
 def _follow_sequence(tracker, sequence, out):  # frames, object_frames, seconds
     "Write `masks/NAME/FRAME.png` for all frames, then `done/NAME.json`."
-    final, part = out / 'masks' / sequence.name, out / 'masks' / f'.{sequence.name}.part'
+    final = out / 'masks' / sequence.name
+    part = out / 'masks' / f'.{sequence.name}.part'
     for old in final, part:
         shutil.rmtree(old, ignore_errors=True)
     part.mkdir()
-    start, clip, given = perf_counter(), sequence.clip(), sequence.given()
+    start = perf_counter()
+    clip = sequence.clip()
+    given = sequence.given()
     for i, ids in follow(tracker, clip, given, backwards=False):
         write_mask(part / f'{clip.names[i]}.png', ids)
-    seconds, length = perf_counter() - start, len(clip)
+    seconds = perf_counter() - start
+    length = len(clip)
     part.rename(final)
-    objects = [i for i, ids in given.items() for _ in object_ids(ids)]  # where each begins
-    done = dict(frames=length, object_frames=sum(length - i for i in objects), seconds=seconds)
+    count = sum(len(object_ids(ids)) * (length - i) for i, ids in given.items())
+    done = dict(frames=length, object_frames=count, seconds=seconds)
     _write_json(out / 'done' / f'{sequence.name}.json', done)
     return done
 
 # %% ../nbs/6w_benchmark.ipynb #99194367
 def _collect(sequences, out, device, processes):  # what `result.json` holds
     "Score a finished run; write its result and, where there are true masks, the official tables."
-    setup, scores, objects = read_json(out / 'setup.json'), None, None
+    setup = read_json(out / 'setup.json')
+    scores = objects = None
     if all(s.asked is None and None not in s.masks for s in sequences):
         names = [s.name for s in sequences]
         protocol = 'youtube-vos' if setup['dataset'] == 'youtube-vos' else 'davis'
@@ -171,7 +174,8 @@ def run_benchmark(
 # %% ../nbs/6w_benchmark.ipynb #8de98d8a
 def _asked_masks(predictions, sequence):
     "The files of a submission. ValueError that names the first that the server would not take."
-    ids, files = {0, *sequence.ids}, []
+    ids = {0, *sequence.ids}
+    files = []
     for i in range(len(sequence.frames)) if sequence.asked is None else sequence.asked:
         file = predictions / sequence.name / f'{sequence.frames[i].stem}.png'
         mask = read_mask(file, False, sequence.frames[i])

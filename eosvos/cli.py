@@ -23,16 +23,16 @@ from rich.table import Table
 from torchvision.utils import save_image
 from tyro.conf import Positional, arg
 
-from . import train as training
-from . import weights as files
 from .benchmark import find_sequences, run_benchmark, submit
-from .core import DEMO, overlay, write_then_rename
+from .core import DEMO, find_device, overlay, write_then_rename
 from .follow import SegmentConfig, load, write_results
 from .follow import variant as named_variant
 from .mask_rcnn import Precision
 from .metrics import evaluate, write_csv
-from .runs import Processes, own_device
+from .runs import Processes
+from .train import PRESETS, main
 from .video import VOID, first_masks, open_clip, read_mask
+from .weights import convert_authors, convert_coco
 
 # %% ../nbs/7w_cli.ipynb #11b6fb3b
 _Following = Annotated[SegmentConfig, arg(name='')]  # its fields are options of their own
@@ -79,8 +79,9 @@ class _Segment:
 
     def run(self):
         clip = open_clip(self.frames, self.mask, self.partial)
-        how = self.binarize, self.colours, self.resize
-        given = first_masks(self.mask, clip, self.mask_frame, *how)
+        given = first_masks(
+            self.mask, clip, self.mask_frame, self.binarize, self.colours, self.resize
+        )
         tracker = _tracker(self, self.device)
         print(_objects_line(given), file=sys.stderr)
         start = perf_counter()
@@ -93,7 +94,8 @@ class _Segment:
 # %% ../nbs/7w_cli.ipynb #f940dae0
 def _score_table(result):  # of `evaluate`
     "The scores of each object and their means, in percent."
-    table, means = Table('sequence', '  J', '  F', ' J&F'), result.summary()
+    table = Table('sequence', '  J', '  F', ' J&F')
+    means = result.summary()
 
     def add(name, j, f):
         table.add_row(name, f'{100 * j:5.1f}', f'{100 * f:5.1f}', f'{50 * (j + f):5.1f}')
@@ -150,7 +152,7 @@ class _Benchmark:
         about = {name: getattr(self, name) for name in names}
         with Processes() as processes:
             sequences = find_sequences(self.root, self.dataset, self.split)
-            tracker = _tracker(self, own_device(self.device))
+            tracker = _tracker(self, find_device(self.device))
             say = partial(print, file=sys.stderr, flush=True)
             result = run_benchmark(sequences, self.out, tracker, about, processes, say)
         if not result:  # of the first process alone
@@ -212,12 +214,15 @@ class _Demo:
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
-        clip, tracker, out = open_clip(DEMO / 'frames'), load('small', self.device), self.out
+        clip = open_clip(DEMO / 'frames')
+        tracker = load('small', self.device)
+        out = self.out
         given = first_masks(DEMO / 'masks/00000.png', clip)
         _clear_demo(out)
         kinds = ('fine-tuned', 'e-osvos-10-ona', out), ('zero-shot', 'e-osvos-0', out / 'zero-shot')
         for name, how, folder in kinds:
-            config, start = named_variant(how, tracker.config), perf_counter()
+            config = named_variant(how, tracker.config)
+            start = perf_counter()
             write_results(replace(tracker, config=config), clip, given, folder, _progress)
             seconds = perf_counter() - start
             means = evaluate(folder / 'masks', DEMO / 'masks').summary()
@@ -262,9 +267,9 @@ class _Weights:
 
     def run(self):
         if self.source == 'coco':
-            print(files.convert_coco(self.file, self.out))
+            print(convert_coco(self.file, self.out))
         elif self.file:
-            print(files.convert_authors(self.file, self.out))
+            print(convert_authors(self.file, self.out))
         else:
             raise ValueError('weights import: expected FILE, a checkpoint of the authors')
 
@@ -278,14 +283,14 @@ class _Train:
 
     # which preset of values: 'parent', where 'small' starts, which is the shipped model;
     # of full size: 'paper-parent', where the paper's Table 1 starts, and 'paper'
-    config: Annotated[tyro.extras.subcommand_type_from_defaults(training.PRESETS), arg(name='')]
+    config: Annotated[tyro.extras.subcommand_type_from_defaults(PRESETS), arg(name='')]
     data: Path  # folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/
     out: Path  # folder for checkpoint, weights and logs
     resume: bool = False  # go on with the run in that folder, if there is one
     device: str = 'auto'  # 'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU if there is one
 
     def run(self):
-        training.main(**vars(self))
+        main(**vars(self))
 
 # %% ../nbs/7w_cli.ipynb #a7bfe9ab
 def _preset(model: str = 'small', variant: str = 'e-osvos-10') -> SegmentConfig:
@@ -308,19 +313,15 @@ _COMMANDS = dict(
 def _parse(arguments):
     "The command that is meant, with its values. SystemExit where it cannot be told."
     name, *rest = arguments or ['--help']
-    if name not in _COMMANDS:
-        about = 'Segment the objects of a video, given their masks in one frame (e-OSVOS).'
-        tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS, prog='eosvos', description=about, args=[name]
-        )
-    command = _COMMANDS[name]
+    commands = dict(_COMMANDS)
     if name in ('segment', 'benchmark'):
         preset, _ = tyro.cli(_preset, args=rest, return_unknown_args=True, add_help=False)
-        command = partial(command, config=preset)
-    return tyro.cli(
-        command,
-        prog=f'eosvos {name}',
-        args=rest,
+        commands[name] = partial(commands[name], config=preset)
+    return tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog='eosvos',
+        description='Segment the objects of a video, given their masks in one frame (e-OSVOS).',
+        args=[name, *rest],
         config=(
             tyro.conf.CascadeSubcommandArgs,  # `train PRESET --data DATA`
             tyro.conf.OmitSubcommandPrefixes,

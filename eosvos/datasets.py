@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .core import as_value_error
+from .core import StrPath, as_value_error
 from eosvos.video import (
     VOID,
     Clip,
@@ -62,8 +62,7 @@ class Sequence:
         "The mask of a frame. ValueError where there is none, or none of the frame's size."
         if self.masks[i] is None:
             raise ValueError(f'{self.frames[i]}: the data set has no mask for this frame')
-        ids = read_mask(self.masks[i], self._binary, self.frames[i])
-        return torch.where(ids == VOID, VOID, ids.clamp(max=1)) if self.single else ids
+        return read_mask(self.masks[i], self._binary, self.frames[i], self.single)
 
     def clip(self) -> Clip:
         "The frames, read one at a time. ValueError where one cannot be."
@@ -98,8 +97,13 @@ class Sequence:
         stride: int,  # take every so many frames
     ) -> 'Sequence':
         "A shorter sequence, in which each object is given in the first frame left that shows it."
-        frames, masks = self.frames[::stride], self.masks[::stride]
-        short = replace(self, frames=frames, masks=masks, asked=None, binary=self._binary)
+        short = replace(
+            self,
+            frames=self.frames[::stride],
+            masks=self.masks[::stride],
+            asked=None,
+            binary=self._binary,
+        )
         if self.starts is None:
             return short
         starts = [(k, _first(short, k, math.ceil(i / stride))) for k, i in self.starts]
@@ -132,13 +136,12 @@ def _blank(sequence):  # -> what is wrong with a sequence without an object
 # %% ../nbs/4w_datasets.ipynb #adc70721
 def _sequence(frames, masks, name, promised=slice(0), **more):
     "Pair pictures with masks by name; the promised frames must have one. ValueError if not."
-    images, annotations = pictures(frames / name), pictures(masks / name)
-    strange = annotations.keys() - images
-    if strange:
+    images = pictures(frames / name)
+    annotations = pictures(masks / name)
+    if strange := annotations.keys() - images:
         raise ValueError(f'{annotations[min(strange)]}: this mask has no frame in {frames / name}')
     needed = list(images)[promised]
-    missing = [key for key in needed if key not in annotations]
-    if missing:
+    if missing := [key for key in needed if key not in annotations]:
         raise ValueError(
             f'{masks / name}: {len(missing)} of {len(needed)} frames have no mask here, '
             f'the first is {missing[0]}'
@@ -149,7 +152,8 @@ def _sequence(frames, masks, name, promised=slice(0), **more):
 # %% ../nbs/4w_datasets.ipynb #b1a7dc24
 def _all(names, make):
     "A sequence for each name. One ValueError for all that cannot be made, ten lines at most."
-    sequences, wrong = [], []
+    sequences = []
+    wrong = []
     for name in names:
         try:
             sequences.append(make(name))
@@ -177,13 +181,14 @@ def _names(file):  # one name a line, or two paths a line as in DAVIS 2016
 
 # %% ../nbs/4w_datasets.ipynb #13929c2c
 def davis(
-    root: Path | str,  # holds JPEGImages, Annotations and ImageSets
+    root: StrPath,  # holds JPEGImages, Annotations and ImageSets
     split: str,  # 'train', 'val', 'test-dev', ...
     resolution: str = '480p',  # the folder under JPEGImages and Annotations
     year: int = 2017,  # or 2016, where all objects of a video count as one
 ) -> list[Sequence]:
     "The sequences of a split of DAVIS. ValueError that names what is missing."
-    root, places = Path(root), {2016: ['2016', resolution, ''], 2017: ['2017', '']}
+    root = Path(root)
+    places = {2016: ['2016', resolution, ''], 2017: ['2017', '']}
     if year not in places:
         raise ValueError(f'expected DAVIS of the year 2016 or 2017, got {year}')
     lists = [root / 'ImageSets' / place / f'{split}.txt' for place in places[year]]
@@ -194,14 +199,16 @@ def davis(
             f'neither {", nor ".join(map(str, lists))}'
         )
     promised = slice(1) if split.startswith('test') else slice(None)
-    images, masks = root / 'JPEGImages' / resolution, root / 'Annotations' / resolution
+    images = root / 'JPEGImages' / resolution
+    masks = root / 'Annotations' / resolution
     make = partial(_sequence, images, masks, promised=promised, single=year == 2016)
     return _all(_names(found[0]), make)
 
 # %% ../nbs/4w_datasets.ipynb #d8961d28
 def _meta(file):  # -> {sequence: {object id: names of its frames}}
     "What a meta.json says. ValueError with its name where it cannot be read, or has another form."
-    sequences, place = {}, ''
+    sequences = {}
+    place = ''
     try:
         for name, video in json.loads(file.read_text('utf-8-sig'))['videos'].items():
             place = f' in sequence {name!r}'
@@ -218,7 +225,7 @@ def _meta(file):  # -> {sequence: {object id: names of its frames}}
                 raise ValueError('expected an object that is in some frame')
         if not sequences:
             raise ValueError('expected sequences in "videos"')
-    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+    except Exception as error:  # the JSON may hold anything
         form = '{"videos": {NAME: {"objects": {ID: {"frames": [NAME, ...]}}}}}'
         raise ValueError(f'{file}: cannot be read as {form}{place}: {error}') from error
     return sequences
@@ -226,7 +233,10 @@ def _meta(file):  # -> {sequence: {object id: names of its frames}}
 # %% ../nbs/4w_datasets.ipynb #16e7d9d0
 def _youtube_sequence(frames, masks, meta, test, name):
     "The sequence with objects that start where meta.json says. ValueError where a file is missing."
-    sequence, folder, starts, asked = _sequence(frames, masks, name), frames / name, [], set()
+    sequence = _sequence(frames, masks, name)
+    folder = frames / name
+    starts = []
+    asked = set()
     number = {frame.stem: i for i, frame in enumerate(sequence.frames)}
     for k, names in sorted(meta[name].items()):
         unknown = f'{folder}: meta.json names for object {k} what is no frame'
@@ -245,20 +255,22 @@ def _youtube_sequence(frames, masks, meta, test, name):
 
 # %% ../nbs/4w_datasets.ipynb #bbbaa8ef
 def youtube_vos(
-    root: Path | str,  # holds the folders that the archives unpack to
+    root: StrPath,  # holds the folders that the archives unpack to
     split: str,  # 'train', 'valid', 'valid_all_frames', 'test', ...
 ) -> list[Sequence]:
     "The sequences of a split of YouTube-VOS. ValueError that names what is missing."
-    images, labels = Path(root) / split, Path(root) / split.removesuffix('_all_frames')
+    images = Path(root) / split
+    labels = Path(root) / split.removesuffix('_all_frames')
     if not (labels / 'meta.json').is_file():
         labels = images
-    meta, test = _meta(labels / 'meta.json'), not split.startswith('train')
+    meta = _meta(labels / 'meta.json')
+    test = not split.startswith('train')
     make = partial(_youtube_sequence, images / 'JPEGImages', labels / 'Annotations', meta, test)
     return _all(meta, make)
 
 # %% ../nbs/4w_datasets.ipynb #bb115604
 def image_set(
-    folder: Path | str,  # holds images/*.jpg and masks/*.png of the same names
+    folder: StrPath,  # holds images/*.jpg and masks/*.png of the same names
 ) -> list[Sequence]:  # one of length 1 for each image
     "Still images with masks, as sequences of one frame. ValueError that names what is missing."
     folder = Path(folder)
@@ -288,7 +300,8 @@ def training_sets(
     held_out: Iterable[str] = (),  # names of sequences to leave out
 ) -> dict[str, list[Sequence]]:
     "The training sequences of each set, without `DAVIS_VAL`. ValueError with what is missing."
-    held_out, sets = set(held_out), {}
+    held_out = set(held_out)
+    sets = {}
     for name in names:
         kind, _, resolution = name.partition('@')
         match kind:

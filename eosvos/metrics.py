@@ -6,10 +6,8 @@
 __all__ = ['jaccard', 'boundary_f', 'statistics', 'score_frame', 'Result', 'evaluate', 'write_csv']
 
 # %% ../nbs/11_metrics.ipynb #90f348b8
-import csv
 import math
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .core import as_value_error, write_then_rename
-from .video import VOID, is_binary, natural_key, read_mask
+from .core import StrPath, as_value_error, write_table
+from .video import VOID, is_binary, natural_key, object_ids, read_mask
 
 # %% ../nbs/11_metrics.ipynb #8d2fc1b8
 def _pair(pred, true):
     "Both masks as bool (H, W); ValueError unless their shapes are equal."
-    pred, true = np.asarray(pred, bool), np.asarray(true, bool)
+    pred = np.asarray(pred, bool)
+    true = np.asarray(true, bool)
     if pred.ndim != 2 or pred.shape != true.shape:
         raise ValueError(
             f'expected two masks of one shape (H, W), got {pred.shape} and {true.shape}'
@@ -99,8 +98,10 @@ def boundary_f(
     if radius is None:
         radius = _tolerance(true.shape)
     window = _window(pred | true)
-    a, b = _boundary(pred[window]), _boundary(true[window])
-    precision, recall = _matched(a, b, radius), _matched(b, a, radius)
+    a = _boundary(pred[window])
+    b = _boundary(true[window])
+    precision = _matched(a, b, radius)
+    recall = _matched(b, a, radius)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 # %% ../nbs/11_metrics.ipynb #6f8384e8
@@ -125,11 +126,6 @@ def statistics(
     return values.mean(), (values > 0.5).mean(), decay
 
 # %% ../nbs/11_metrics.ipynb #c7170f0e
-def _ids(mask):  # (H, W) -> the objects in it
-    found = np.flatnonzero(np.bincount(mask.flat))  # much faster than to sort, as `unique` does
-    return [k for k in found.tolist() if k not in (0, VOID)]
-
-
 def score_frame(
     pred: np.ndarray,  # (H, W) id map
     true: np.ndarray,  # (H, W) id map
@@ -138,15 +134,16 @@ def score_frame(
     radius = _tolerance(true.shape)
     window = _window(pred | true)  # the rest is background in both
     known = true[window] != VOID
-    pred, true = pred[window] * known, true[window] * known
+    pred = pred[window] * known
+    true = true[window] * known
     scores = {}
-    for k in _ids(np.stack([pred, true])):
+    for k in object_ids(np.stack([pred, true])):
         masks = pred == k, true == k
         scores[k] = jaccard(*masks), boundary_f(*masks, radius)
     return scores
 
 # %% ../nbs/11_metrics.ipynb #6626b1b3
-@dataclass(frozen=True)
+@dataclass
 class _ObjectScores:
     "J and F of one object in each scored frame of its sequence."
 
@@ -162,7 +159,7 @@ class _ObjectScores:
         return f'{self.sequence}_{self.object_id}'  # as in the tables of the benchmark
 
 # %% ../nbs/11_metrics.ipynb #179059ac
-@dataclass(frozen=True)
+@dataclass
 class Result:
     "The scores of all objects of all sequences."
 
@@ -186,8 +183,7 @@ def _pairs(predictions, annotations, protocol):
     if not names:
         raise ValueError(f'{annotations}: expected masks (*.png), found none')
     scored = names[1:-1] if protocol == 'davis' else names[1:]
-    missing = [name for name in scored if not (predictions / name).exists()]
-    if missing:
+    if missing := [name for name in scored if not (predictions / name).exists()]:
         raise ValueError(
             f'{predictions / missing[0]}: no such mask; {annotations} has {len(scored)} that are '
             f'scored, {len(missing)} of them are missing here'
@@ -198,14 +194,6 @@ def _pairs(predictions, annotations, protocol):
 _HINT = '; if all objects shall count as one, as in DAVIS 2016, say single (--single)'
 
 
-def _read(path, binary, single):
-    "The ids of a mask file (H, W), in the smallest type that holds them."
-    ids = read_mask(path, binary).numpy()
-    if single:
-        ids[(ids > 0) & (ids != VOID)] = 1
-    return ids.astype(np.min_scalar_type(ids.max()))
-
-
 def _score_sequence(name, pairs, protocol, single):
     "The scores of each object of one sequence. ValueError where a prediction has another."
     binary_pred = is_binary(pred for pred, _ in pairs if pred)
@@ -214,18 +202,18 @@ def _score_sequence(name, pairs, protocol, single):
     claims = {}  # id -> the first predicted mask that shows it
     scores = {}  # index of a frame -> id -> (J, F)
     for index, (pred_file, true_file) in enumerate(pairs):
-        true = _read(true_file, binary_true, single)
-        for k in _ids(true):
+        true = read_mask(true_file, binary_true, single=single).numpy()
+        for k in object_ids(true):
             begins.setdefault(k, index)
         if pred_file is None:
             continue
-        pred = _read(pred_file, binary_pred, single)
+        pred = read_mask(pred_file, binary_pred, single=single).numpy()
         if pred.shape != true.shape:
             raise ValueError(
                 f'{pred_file}: expected height x width {true.shape} of {true_file}, '
                 f'got {pred.shape}'
             )
-        for k in _ids(pred):
+        for k in object_ids(pred):
             claims.setdefault(k, pred_file)
         scores[index] = score_frame(pred, true)
     for k, file in claims.items():
@@ -245,9 +233,9 @@ def _score_sequence(name, pairs, protocol, single):
 
 # %% ../nbs/11_metrics.ipynb #892093dd
 def evaluate(
-    predictions: Path | str,  # <sequence>/<frame>.png below it, or the folder of one sequence
-    annotations: Path | str,  # the true masks alike; one sequence is named after this folder
-    sequences: Iterable[str] | None = None,  # which to score; all of `annotations` if None
+    predictions: StrPath,  # <sequence>/<frame>.png below it, or the folder of one sequence
+    annotations: StrPath,  # the true masks alike; one sequence is named after this folder
+    sequences: list[str] | None = None,  # which to score; all of `annotations` if None
     protocol: str = 'davis',  # which frames are scored: 'davis' or 'youtube-vos'
     workers: int = 1,  # processes that share the sequences; the result is the same
     single: bool = False,  # do all objects of a mask count as one, with id 1?
@@ -257,7 +245,8 @@ def evaluate(
     ValueError names the file that is missing or does not fit."""
     if protocol not in ('davis', 'youtube-vos'):
         raise ValueError(f"protocol: expected 'davis' or 'youtube-vos', got {protocol!r}")
-    predictions, annotations = Path(predictions), Path(annotations)
+    predictions = Path(predictions)
+    annotations = Path(annotations)
     for folder in predictions, annotations:
         if not folder.is_dir():
             raise ValueError(f'{folder}: no such folder')
@@ -278,8 +267,7 @@ def evaluate(
         raise ValueError(told)
     if blank:
         warnings.warn(f'{told}; left out', stacklevel=2)
-    lost = [scores.name for scores in objects if not scores.found]
-    if lost:
+    if lost := [scores.name for scores in objects if not scores.found]:
         few = f'{", ".join(lost[:5])}{", ..." if len(lost) > 5 else ""}{"" if single else _HINT}'
         warnings.warn(f'{predictions}: no mask shows {few}', stacklevel=2)
     return Result(tuple(objects))
@@ -287,20 +275,17 @@ def evaluate(
 # %% ../nbs/11_metrics.ipynb #2bb6f5e3
 def write_csv(
     result: Result,  # of `evaluate`
-    folder: Path | str,  # is made where it does not exist
+    folder: StrPath,  # is made where it does not exist
 ) -> None:
     """Write `global_results.csv` and `per-sequence_results.csv` (a row an object), as fractions.
 
     ValueError if the folder cannot be written."""
-    folder, summary = Path(folder), result.summary()
+    folder = Path(folder)
+    summary = result.summary()
     with as_value_error(f'{folder} cannot be made'):
         folder.mkdir(parents=True, exist_ok=True)
+    numbers = [f'{number:.6f}' for number in summary.values()]
+    write_table(folder / 'global_results.csv', [summary, numbers])
     rows = [(o.name, f'{o.j.mean():.6f}', f'{o.f.mean():.6f}') for o in result.objects]
-    tables = {
-        'global': [summary, [f'{number:.6f}' for number in summary.values()]],
-        'per-sequence': [('Sequence', 'J-Mean', 'F-Mean'), *rows],
-    }
-    for name, rows in tables.items():
-        place = folder / f'{name}_results.csv'
-        with write_then_rename(place) as temporary, open(temporary, 'w', newline='') as file:
-            csv.writer(file, lineterminator='\n').writerows(rows)
+    names = 'Sequence', 'J-Mean', 'F-Mean'
+    write_table(folder / 'per-sequence_results.csv', [names, *rows])

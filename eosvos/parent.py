@@ -123,12 +123,13 @@ class ParentRun(Run):
         if config.start:
             model, self.about = load_model(config.start)
         else:
-            model, self.about = _start_model(config.seed), SMALL
+            model = _start_model(config.seed)
+            self.about = SMALL
         self.model = model.to(device, memory_format=torch.channels_last)
         self.model.precision = config.precision
         self.parameters = list(self.model.parameters())
-        count = len(list(self.model.backbone.body.parameters()))  # these come first
-        body, rest = self.parameters[:count], self.parameters[count:]
+        body = list(self.model.backbone.body.parameters())  # these come first
+        rest = self.parameters[len(body) :]
         optimizer = torch.optim.AdamW([dict(params=body), dict(params=rest)], weight_decay=1e-4)
         super().__init__(config, list(self.model.state_dict().values()), optimizer)
 
@@ -151,11 +152,12 @@ def train_parent(
     config: ParentConfig,
     data: Path,  # see `training_sets`
     out: Path,  # folder of the run
-    device: torch.device = torch.device('cpu'),
+    device: torch.device | str = 'cpu',
     processes: Processes | None = None,  # this one alone if None
 ) -> ParentRun:
     "Train, or go on in `out`. FloatingPointError where losses are not finite."
-    processes, run = processes or Processes(), ParentRun(config, device)
+    processes = processes or Processes()
+    run = ParentRun(config, device)
     run.resume(out, processes)
     for pictures in processes.share(Pictures(data, config), config, run.step):
         images, targets = run.to_device(zip(*pictures))

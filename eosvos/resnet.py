@@ -38,6 +38,9 @@ class FrozenBatchNorm2d(nn.Module):
         return x * scale[:, None, None] + shift[:, None, None]
 
 # %% ../nbs/01_resnet.ipynb #328d650a
+_conv = partial(nn.Conv2d, bias=False)  # the norm that follows has one
+
+
 class Bottleneck(nn.Module):
     "1x1 down, 3x3, 1x1 up to four times the width, added to the input."
 
@@ -50,16 +53,16 @@ class Bottleneck(nn.Module):
     ):
         super().__init__()
         outputs = 4 * width
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.conv1 = _conv(inputs, width, 1)
         self.bn1 = norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.conv2 = _conv(width, width, 3, stride, padding=1)
         self.bn2 = norm(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.conv3 = _conv(width, outputs, 1)
         self.bn3 = norm(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or inputs != outputs:  # the shortcut must have the shape of the result
-            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            shortcut = _conv(inputs, outputs, 1, stride)
             self.downsample = nn.Sequential(shortcut, norm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, 4 * width, H / stride, ...)
@@ -79,7 +82,7 @@ class ResNet50(nn.Module):
         norm: Callable = _group_norm,  # makes the normalisation of C channels
     ):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = _conv(3, 64, 7, stride=2, padding=3)
         self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

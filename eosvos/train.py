@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .core import check_range
+from .core import check_range, find_device, write_table
 from .datasets import Sequence, training_sets
 from eosvos.fine_tuning import (
     AugmentConfig,
@@ -29,15 +29,7 @@ from .follow import follow_scores, load
 from .mask_rcnn import MaskRCNN
 from .meta import MetaGradient, meta_gradient
 from .parent import ParentConfig, train_parent
-from eosvos.runs import (
-    Processes,
-    Run,
-    RunConfig,
-    own_device,
-    read_log,
-    schedule,
-    write_log,
-)
+from .runs import Processes, Run, RunConfig, read_log, schedule
 from .tasks import Task, TaskConfig, Tasks
 from .weights import load_model, load_rates, save_weights
 
@@ -166,8 +158,10 @@ class MetaRun(Run):
         gradients: list[Tensor],  # for each weight, then for each rate: means over the tasks
     ) -> None:
         "One outer step of RAdam; then the rates are put back between their limits."
-        config, count = self.config, len(self.weights)
-        for_weights, for_rates = gradients[:count], gradients[count:]
+        config = self.config
+        count = len(self.weights)
+        for_weights = gradients[:count]
+        for_rates = gradients[count:]
         if config.log_rates:  # the chain rule: d rate / d log rate = rate
             for_rates = torch._foreach_mul(for_rates, list(self.rates.values()))
         for_shared = [g.sum() for g in for_rates]
@@ -176,9 +170,11 @@ class MetaRun(Run):
         self.optimize([*for_weights, *for_rates, *for_shared], [lr * share for lr in outer_rates])
         torch._foreach_add_(self.rate_params, self.shared)
         torch._foreach_zero_(self.shared)
-        low, high = 0.0, config.max_rate or math.inf
+        low = 0.0
+        high = config.max_rate or math.inf
         if config.log_rates:
-            low, high = -math.inf, math.log(high)
+            low = -math.inf
+            high = math.log(high)
         for p in self.rate_params:
             p.clamp_(low, high)
         _, self.rates = self.decode(self.learned)
@@ -206,11 +202,14 @@ def task_gradient(
     task: Task,
 ) -> MetaGradient:
     "The meta-gradient of one task. FloatingPointError where it is not finite."
-    config, clip = run.config, run.config.clip
+    config = run.config
+    clip = config.clip
     *inner, test = map(run.to_device, [*task.inner, task.test])
-    key, order = (config.seed, task.number), config.order
-    found = meta_gradient(run.model, run.weights, run.rates, inner, test, clip, key, order=order)
-    weights, rates = list(found.weights.values()), list(found.rates.values())
+    key = config.seed, task.number
+    state = run.model, run.weights, run.rates
+    found = meta_gradient(*state, inner, test, clip, key, order=config.order)
+    weights = list(found.weights.values())
+    rates = list(found.rates.values())
     if not (clip_norm(weights, clip, rates) + clip_norm(rates, None)).isfinite():
         raise FloatingPointError('the meta-gradient is not finite')
     return found
@@ -265,7 +264,7 @@ def _keep_best(run, score):
     "Write the score, and the weights where it is the best."
     path = run.out / 'validation.csv'
     scores = read_log(path, run.step - 1)
-    write_log(path, ['step', 'seconds', 'J'], [*scores, [*run.rows[-1][:2], score]])
+    write_table(path, [['step', 'seconds', 'J'], *scores, [*run.rows[-1][:2], score]])
     if all(score > float(row[2]) for row in scores):
         run.publish(run.out / 'best.safetensors', validation=f'{score:.4f}')
 
@@ -274,11 +273,12 @@ def train_meta(
     config: MetaConfig,
     data: Path,  # see `training_sets`
     out: Path,  # folder of the run
-    device: torch.device = torch.device('cpu'),
+    device: torch.device | str = 'cpu',
     processes: Processes | None = None,  # this one alone if None
 ) -> MetaRun:
     "Meta-train, or go on in `out`. FloatingPointError where all tasks of a step fail."
-    processes, run = processes or Processes(), MetaRun(config, device)
+    processes = processes or Processes()
+    run = MetaRun(config, device)
     run.resume(out, processes)
     sets = training_sets(data, dict(config.tasks.set_weights))
     held_out = [s for found in sets.values() for s in found if s.name in config.held_out]
@@ -310,7 +310,7 @@ def main(
     data: Path,  # see `training_sets`
     out: Path,  # folder for checkpoint, weights and logs
     resume: bool = False,  # go on with the run in that folder, if there is one
-    device: str = 'auto',  # of this process, see `own_device`
+    device: str = 'auto',  # of this process, see `find_device`
 ) -> None:
     "Train, in all processes of torchrun. Ctrl-C stops after the current step."
     if (out / 'last.pt').exists():
@@ -323,7 +323,7 @@ def main(
     with Processes() as processes:
         processes.listen()
         train = train_parent if isinstance(config, ParentConfig) else train_meta
-        run = train(config, data, out, own_device(device), processes)
+        run = train(config, data, out, find_device(device), processes)
         if processes.rank == 0:
             left = '; --resume goes on' if run.step < config.steps else ''
             print(f'{out}: {run.step} of {config.steps} steps done{left}')

@@ -25,11 +25,12 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 from PIL import Image
+from pycocotools import mask as mask_utils
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d, pad
-from torchvision.transforms.functional import to_tensor
+from torch.nn.functional import interpolate, pad
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from .core import PALETTE, as_value_error, write_then_rename
+from .core import PALETTE, StrPath, as_value_error, interior, write_then_rename
 
 # %% ../nbs/3w_video.ipynb #9a50e049
 _MOST = 2**26  # pixels of a picture: 8192 x 8192, which are 800 MB as float32
@@ -84,7 +85,7 @@ def _picture_size(path):  # -> (H, W) of what `read_image` gives, without decodi
 
 # %% ../nbs/3w_video.ipynb #880f19de
 def read_image(
-    path: Path | str,  # JPEG, PNG, or what else Pillow opens
+    path: StrPath,  # JPEG, PNG, or what else Pillow opens
     stack: Image.Image | None = None,  # an open file of several, of which `path` names one
     page: int = 0,  # its number there
 ) -> Tensor:  # (3, H, W) float32 RGB in [0, 1]
@@ -122,11 +123,11 @@ def _stored(
 
 
 def _only_white(ids):  # whether there is nothing but 0 and 255
-    return ((ids == 0) | (ids == VOID)).all()
+    return np.isin(ids, (0, VOID)).all()
 
 
 def is_binary(
-    files: Iterable[Path | str],  # the masks of one sequence
+    files: Iterable[StrPath],  # the masks of one sequence
 ) -> bool:
     "Whether 255 is their object: none holds another id. A file that cannot be read says nothing."
     for file in files:
@@ -137,9 +138,10 @@ def is_binary(
 
 
 def read_mask(
-    path: Path | str,  # single-channel picture: mode P, L, 1 or I;16
+    path: StrPath,  # single-channel picture: mode P, L, 1 or I;16
     binary: bool | None = None,  # is 255 object 1? See `is_binary`; None: as this file says
     frame: Path | None = None,  # the picture that it belongs to, and whose size it must have
+    single: bool = False,  # do all objects count as one, with id 1?
 ) -> Tensor:  # (H, W) int64: 0 background, k = object k, 255 void
     "The ids of a mask file. ValueError with the file's name where it is no such picture."
     ids = _stored(path)
@@ -147,6 +149,8 @@ def read_mask(
         raise ValueError(f'{path}: expected {_text(size)} as its frame has, got {_text(ids.shape)}')
     if _only_white(ids) if binary is None else binary:
         ids = ids == VOID
+    elif single:
+        ids = np.where(ids == VOID, VOID, ids > 0)
     return torch.from_numpy(ids.astype(np.int64))
 
 
@@ -155,7 +159,7 @@ def _text(size):
 
 # %% ../nbs/3w_video.ipynb #1aee7a64
 def write_mask(
-    path: Path | str,  # a .png file; its folder must exist
+    path: StrPath,  # a .png file; its folder must exist
     ids: Tensor,  # (H, W) whole numbers from 0 to 255
 ) -> None:
     "Write ids as a PNG in the colours of DAVIS. ValueError where one does not fit, or the file."
@@ -172,15 +176,16 @@ def write_mask(
 
 # %% ../nbs/3w_video.ipynb #e420ddf5
 def object_ids(
-    ids: Tensor,  # (H, W) id map
+    ids: Tensor | np.ndarray,  # (H, W) id map, on the CPU
 ) -> list[int]:  # ascending, without background and void
     "The ids of the objects in an id map."
-    return [k for k in ids.unique().tolist() if k not in (0, VOID)]
+    found = np.flatnonzero(np.bincount(np.ravel(ids)))  # much faster than to sort them
+    return [k for k in found.tolist() if k not in (0, VOID)]
 
 # %% ../nbs/3w_video.ipynb #8b6e9278
 def check_name(
     name: str,  # of a frame or a sequence
-    where: Path | str,  # the file or folder that it comes from
+    where: StrPath,  # the file or folder that it comes from
 ) -> None:
     "ValueError unless a file can have this name in a folder, and a text can hold it."
     # neither part of a path nor text: a slash, control characters, what is no UTF-8
@@ -203,11 +208,13 @@ def natural_key(
 
 
 def pictures(
-    folder: Path | str,  # read without its subfolders; hidden files are skipped
-    without: Path | str | None = None,  # a file to leave out: a mask may lie beside its frames
+    folder: StrPath,  # read without its subfolders; hidden files are skipped
+    without: StrPath | None = None,  # a file to leave out: a mask may lie beside its frames
 ) -> dict[str, Path]:  # stem -> file, in natural order
     "The pictures of a folder. ValueError where there is none, or two of one name, or a bad name."
-    folder, found, strange = Path(folder), {}, []
+    folder = Path(folder)
+    found = {}
+    strange = []
     endings = Image.registered_extensions()
     kinds = Image.OPEN.keys() - {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG'}  # these five are no frames
     with as_value_error(f'{folder}: cannot be listed'):
@@ -257,7 +264,9 @@ class Clip:
         files: Iterable[Path],  # in order
         stack: Image.Image | None = None,  # a file of several, open; `files` only name its pictures
     ):
-        self.files, self._stack, heads = list(files), stack, []
+        self.files = list(files)
+        self._stack = stack
+        heads = []
         for index, file in enumerate(self.files):
             with _opened(file, stack, index) as picture:
                 turn = _turn(picture)
@@ -298,12 +307,15 @@ class Clip:
 
 # %% ../nbs/3w_video.ipynb #4c81ec7b
 def write_video(
-    path: Path | str,  # its suffix names the container: .mp4
+    path: StrPath,  # its suffix names the container: .mp4
     images: Iterable[Tensor],  # (3, H, W) RGB in [0, 1] each, all of one size
     times: list[Fraction] | None = None,  # seconds: each start, and the last end; None: 24 a second
 ) -> None:
     "Write images as an H.264 video that stands at `path` only when it is complete."
-    shape, rate, tick, ticks = None, 24, Fraction(1, 24), count()  # tick: seconds
+    size = None
+    rate = 24
+    tick = Fraction(1, 24)  # seconds
+    ticks = count()
     # the usual preset takes more than twice as long; 20 instead of 23 makes up for what is lost
     options = dict(bf='0', preset='veryfast', crf='20')
     if times:
@@ -314,23 +326,24 @@ def write_video(
     with as_value_error(failed, av.FFmpegError), write_then_rename(path) as temporary:
         with av.open(f'file:{temporary}', 'w') as container:
             for image, start in zip(images, ticks):
-                if shape is None:
-                    shape = image.shape
-                    H, W = shape[1:]
+                if size is None:
+                    H, W = size = image.shape[1:]
                     stream = container.add_stream('libx264', rate, options, pix_fmt='yuv420p')
-                    stream.width, stream.height = W + W % 2, H + H % 2
+                    stream.width = W + W % 2
+                    stream.height = H + H % 2
                     stream.codec_context.time_base = tick
-                if image.shape != shape:
+                if image.shape[1:] != size:
                     raise ValueError(
-                        f'{path}: expected {_text((H, W))}, got {_text(image.shape[1:])} '
+                        f'{path}: expected {_text(size)}, got {_text(image.shape[1:])} '
                         f'at {float(start * tick)} s'
                     )
                 image = pad(image.detach().cpu(), (0, W % 2, 0, H % 2), mode='replicate')
-                pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
-                frame = av.VideoFrame.from_ndarray(pixels.numpy(), format='rgb24')
-                frame.pts, frame.time_base = start, tick
+                pixels = (image.clamp(0, 1) * 255).round().byte()
+                frame = av.VideoFrame.from_image(to_pil_image(pixels))
+                frame.pts = start
+                frame.time_base = tick
                 container.mux(stream.encode(frame))
-            if shape is None:
+            if size is None:
                 raise ValueError(f'{path}: expected at least one image, got none')
             held = stream.encode()  # the encoder holds frames back; this empties it
             held[-1].duration = next(ticks) - start
@@ -358,7 +371,9 @@ def _display_turn(frame):  # -> the EXIF orientation that a frame's display matr
     if matrix is None:
         return 1
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    lying, left, up = abs(b) > abs(a), a + c < 0, b + d < 0  # (x, y) is shown at (ax + cy, bx + dy)
+    lying = abs(b) > abs(a)
+    left = a + c < 0  # (x, y) is shown at (ax + cy, bx + dy)
+    up = b + d < 0
     return 4 * lying + (1, 2, 4, 3)[left + 2 * up]
 
 # %% ../nbs/3w_video.ipynb #89e58b19
@@ -369,7 +384,11 @@ class _VideoClip(Clip):
     "The frames of a video file. One that is not kept is decoded from the key frame before it."
 
     def __init__(self, path, partial):
-        self.path, self._kept, self._keys, self._pts, heads = path, {}, [0], [], []
+        self.path = path
+        self._kept = {}
+        self._keys = [0]
+        self._pts = []
+        heads = []
         self._colours = VideoReformatter()  # a frame's own would stay with it, and take more memory
         try:
             for index, frame in enumerate(_decode(path)):
@@ -388,12 +407,13 @@ class _VideoClip(Clip):
             if not partial:
                 raise ValueError(f'{told}; --partial takes those') from error
             warnings.warn(f'{told}; those are taken', stacklevel=2)
-        pts, duration = self._pts, frame.duration or 1
+        pts = self._pts
+        duration = frame.duration or 1
         if None in pts or sorted({*pts}) != pts:
             self._keys = [0]  # times that do not tell frames apart: neither shown nor sought
             pts = [index * duration for index in range(len(pts))]
-        ends = [*pts, pts[-1] + duration]
-        self.times = [(time - pts[0]) * frame.time_base for time in ends]
+        starts = [*pts, pts[-1] + duration]  # and the end
+        self.times = [(time - pts[0]) * frame.time_base for time in starts]
         self.names = [f'{index:05d}' for index in range(len(pts))]
         self._check(path, heads)
 
@@ -401,7 +421,8 @@ class _VideoClip(Clip):
         size = sum(plane.buffer_size for plane in frame.planes)
         if self._kept and (len(self._kept) + 1) * size > _KEPT:
             del self._kept[next(iter(self._kept))]  # the oldest
-        self._kept[index], self._last = frame, index
+        self._kept[index] = frame
+        self._last = index
 
     def _read(self, index):
         keys = self._keys[: bisect(self._keys, index)]
@@ -428,8 +449,8 @@ class _VideoClip(Clip):
 
 # %% ../nbs/3w_video.ipynb #7cd74ede
 def open_clip(
-    path: Path | str,  # a folder of pictures, a video file, or a picture file with pages
-    without: Path | str | None = None,  # a file that is no frame, even in the folder: the mask
+    path: StrPath,  # a folder of pictures, a video file, or a picture file with pages
+    without: StrPath | None = None,  # a file that is no frame, even in the folder: the mask
     partial: bool = False,  # of a damaged video take the frames before the damage
 ) -> Clip:  # `.names`, `.size` (H, W), `.times`, `len`, and an image for each index
     "The frames of a clip, read one at a time. ValueError that names the file that is no frame."
@@ -440,54 +461,36 @@ def open_clip(
     with suppress(Exception):  # it may be a video
         stack = Image.open(path)
     # FFmpeg knows the times of an animation
-    animated = stack and stack.format in ('GIF', 'PNG', 'MPEG')
-    if not stack or animated and getattr(stack, 'is_animated', True):
+    if not stack or stack.format in ('GIF', 'PNG', 'MPEG') and getattr(stack, 'is_animated', True):
         return _VideoClip(path, partial)
     with _opened(path, stack):
         pages = [path / f'{page:05d}' for page in range(_pages(stack))]
     return Clip(pages, stack)
 
 # %% ../nbs/3w_video.ipynb #7c1f0b02
-def _polygon(xy, size):  # corners in pixels -> (H, W) bool: whose centres lie inside
-    corners, inside = np.reshape(xy, (-1, 2)), np.zeros(size, bool)
-    y, x = (np.arange(side) + 0.5 for side in size)
-    y = y[:, None]
-    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, 1, 0)):
-        crosses = (ay > y) != (by > y)  # (H, 1) rows that this side spans
-        inside ^= crosses & (x < ax + (y - ay) * (bx - ax) / (by - ay or 1))
-    return inside
-
-
-def _coco_counts(text):  # -> lengths of runs; a character holds five bits, and whether more follow
-    counts, value, shift = [], 0, 0
-    for bits in (ord(letter) - 48 for letter in text):
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16) << shift - 4  # negative
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    return counts
-
-
 def _coco_mask(segmentation, size):  # polygons, or runs down the columns -> (H, W) bool
     if isinstance(segmentation, list):
-        return np.any([_polygon(xy, size) for xy in segmentation], 0)
-    counts = segmentation['counts']
-    counts = _coco_counts(counts) if isinstance(counts, str) else counts
-    runs = np.repeat(np.arange(len(counts)) % 2, counts)  # background first
-    return runs.reshape(size[::-1]).T == 1
+        runs = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation['counts'], list):
+        runs = mask_utils.frPyObjects(segmentation, *size)
+    else:
+        runs = dict(size=[*size], counts=segmentation['counts'].encode())
+    mask = mask_utils.decode(runs)
+    if mask_utils.encode(mask) != runs:  # what they leave out could be anything
+        raise ValueError(f'runs of {_text(size)}, none of them empty, got others')
+    return mask == 1
 
 
 def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a frame -> (H, W) int64
     "Ids in the order of the file. ValueError with its name where it leaves something open."
-    kinds = ValueError, KeyError, TypeError, IndexError, AttributeError
-    with as_value_error(f'{path}: expected masks of one frame, by labelme or COCO', *kinds):
-        data, masks = json.loads(path.read_text()), {}  # name of an object -> its mask
+    with as_value_error(f'{path}: expected masks of one frame, by labelme or COCO', Exception):
+        data = json.loads(path.read_text())
+        masks = {}  # name of an object -> its mask
         if 'shapes' in data:
             size = data['imageHeight'], data['imageWidth']
             for shape in data['shapes']:
-                kind, xy = shape['shape_type'], shape['points']
+                kind = shape['shape_type']
+                xy = shape['points']
                 if kind == 'rectangle':
                     (x1, y1), (x2, y2) = xy
                     xy = [x1, y1, x2, y1, x2, y2, x1, y2]
@@ -496,7 +499,8 @@ def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a fr
                 key = shape['label'], shape.get('group_id')
                 if key in masks and key[1] is None:
                     raise ValueError(f'two shapes {key[0]!r}: group_id says whether they are one')
-                masks[key] = masks.get(key, False) | _polygon(xy, size)
+                mask = _coco_mask([np.ravel(xy).tolist()], size)
+                masks[key] = masks.get(key, False) | mask
         elif 'images' in data:
             images = data['images']
             if len(images) > 1:
@@ -519,27 +523,26 @@ def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a fr
 def _colours(files):  # -> for each file its (H, W) ids: every colour but black is an object
     "ValueError with the name of a file that has too many, or no black for the background."
     weights = torch.tensor([2**16, 2**8, 1])
-    codes = {}  # file -> (H, W), one number for each colour
+    davis = (PALETTE.long() @ weights).tolist()  # one number for each colour
+    codes = {}  # file -> (H, W)
+    known = {0}  # the colours of all files
     for file in files:
-        codes[file] = ((255 * read_image(file)).round().long() * weights[:, None, None]).sum(0)
-        found = codes[file].unique().tolist()
+        codes[file] = (255 * read_image(file)).round().long().permute(1, 2, 0) @ weights
+        found = set(codes[file].unique().tolist())
         if len(found) > _MOST_COLOURS or 0 not in found:
             raise ValueError(
                 f'{file}: expected black and up to {_MOST_COLOURS - 1} colours of objects, '
                 f'got {len(found)} colours, black {"" if 0 in found else "not "}among them'
             )
-    found = torch.cat([code.unique() for code in codes.values()]).unique()  # sorted, black first
-    davis = (PALETTE.long() * weights).sum(1)  # which has ids of its own
-    known = davis if torch.isin(found, davis).all() else found
-    order = known.argsort()
-    return {file: order[torch.searchsorted(known[order], code)] for file, code in codes.items()}
+        known |= found
+    order = davis if known <= {*davis} else sorted(known)  # those of DAVIS have ids of their own
+    return {file: sum(order.index(c) * (code == c) for c in known) for file, code in codes.items()}
 
 # %% ../nbs/3w_video.ipynb #8b6d7ba5
 def _check_rims(ids, path):
     "ValueError where ids look like the greys of a smoothed edge: few hold a block of 3 x 3 pixels."
-    grey = ids[None].float()
-    inside = (max_pool2d(grey, 3, 1, 1) == -max_pool2d(-grey, 3, 1, 1))[0]  # (H, W)
-    solid, objects = ids[inside].unique().tolist(), object_ids(ids)
+    solid = ids[interior(ids, 3)].unique().tolist()
+    objects = object_ids(ids)
     rims = [k for k in objects if k not in solid]
     numbered = objects == list(range(1, len(objects) + 1))  # greys are not
     soft = rims == objects != [] and VOID in solid and not numbered  # white with a soft edge
@@ -551,7 +554,7 @@ def _check_rims(ids, path):
 
 
 def first_masks(
-    path: Path | str,  # a mask file, a JSON file of labelme or COCO, a folder named like frames
+    path: StrPath,  # a mask file, a JSON file of labelme or COCO, a folder named like frames
     clip: Clip,  # the frames that they belong to
     frame: int = 0,  # the frame of a mask file; 0 with a folder, whose files name their frames
     binarize: int | None = None,  # object 1 is what is at least so bright, of 255; None: read ids
@@ -571,14 +574,14 @@ def first_masks(
         )
     else:
         files = pictures(path)
-        strange = sorted(files.keys() - clip.names)
-        if strange:
+        if strange := sorted(files.keys() - clip.names):
             raise ValueError(
                 f'{files[strange[0]]}: expected the name of a frame, such as {clip.names[0]}, '
                 f'got {strange[0]}'
             )
         given = {index: files[name] for index, name in enumerate(clip.names) if name in files}
-    binary, masks = is_binary(given.values()), {}
+    binary = is_binary(given.values())
+    masks = {}
     painted = _colours(given.values()) if colours else {}
     for index, file in given.items():
         if file.suffix.lower() == '.json':
@@ -590,15 +593,15 @@ def first_masks(
         else:
             ids = ((255 * read_image(file).mean(0)).round() >= binarize).long()
         if ids.shape != clip.size:
-            (h, w), (H, W) = ids.shape, clip.size
+            h, w = ids.shape
+            H, W = clip.size
             alike = abs(h * W - w * H) <= max(H, W)  # up to a pixel in one side
             if not (alike and resize):
                 raise ValueError(
                     f'{file}: expected {_text(clip.size)} as in the frames, got {_text(ids.shape)}'
                     + '; --resize scales it' * alike
                 )
-            scaled = interpolate(ids[None, None].double(), clip.size, mode='nearest-exact')
-            ids = scaled[0, 0].long()
+            ids = interpolate(ids[None, None].float(), clip.size, mode='nearest-exact')[0, 0].long()
         if ids.max() > 255:
             raise ValueError(
                 f'{file}: expected ids from 0 to 255, as masks are written, got {ids.max()}'

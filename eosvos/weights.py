@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .core import DEMO, as_value_error, write_then_rename
+from .core import DEMO, StrPath, as_value_error, write_then_rename
 from .mask_rcnn import MaskRCNN
 from .small import PAPER, ModelConfig, build
 
@@ -51,8 +51,9 @@ def _read_config(values):  # what JSON holds -> ModelConfig
     "A configuration from its JSON. A field that is left out has its default."
     for part, retired in _RETIRED.items():
         fields = values.get(part, {}) if part else values
-        for name in [name for name in retired if name in fields and fields[name] == retired[name]]:
-            del fields[name]  # any other value is refused below, as an unknown field
+        for name, value in retired.items():
+            if name in fields and fields[name] == value:
+                del fields[name]  # any other value is refused below, as an unknown field
     return from_dict(ModelConfig, values, Config(strict=True, cast=[tuple]))
 
 # %% ../nbs/2w_weights.ipynb #b7cdf958
@@ -62,7 +63,7 @@ _RATES = 'rates.'  # begins the name of a learning rate in a file of weights
 def save_weights(
     model: nn.Module,  # what `build(config)` makes
     config: ModelConfig,  # its configuration
-    path: Path | str,  # the file, NAME.safetensors; its folder must exist
+    path: StrPath,  # the file, NAME.safetensors; its folder must exist
     notes: dict[str, str] | None = None,  # for the reader: from where, how trained, how good
     half: bool = True,  # parameters as float16, at half the size; buffers stay as they are
     rates: dict[str, Tensor] | None = None,  # learning rates by name of parameter, kept beside
@@ -90,7 +91,7 @@ SHIPPED = {name: DEMO.with_name(f'{name}.safetensors') for name in ('parent', 's
 
 
 def read_weights(
-    name_or_file: str | Path,  # one of `SHIPPED`, or a file that `save_weights` wrote
+    name_or_file: StrPath,  # one of `SHIPPED`, or a file that `save_weights` wrote
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:  # tensors by name; 'config' and 'notes'
     """What is in one of our files.
 
@@ -121,7 +122,7 @@ def _filled_model(config, state):  # tensors by name -> MaskRCNN
 
 # %% ../nbs/2w_weights.ipynb #10da179b
 def load_model(
-    name_or_file: str | Path = 'small',  # one of `SHIPPED`, or a file that `save_weights` wrote
+    name_or_file: StrPath = 'small',  # one of `SHIPPED`, or a file that `save_weights` wrote
     device: torch.device | str = 'cpu',  # where the model shall be
 ) -> tuple[MaskRCNN, ModelConfig]:  # float32, whatever the file holds
     """A model with its weights, and its configuration.
@@ -159,7 +160,8 @@ def load_coco(
     state: dict[str, Tensor],  # of torchvision's maskrcnn_resnet50_fpn, COCO_V1
 ) -> dict[str, list[str]]:  # what happened -> to which tensors or modules; nothing is left out
     "Copies what fits by name and shape. ValueError where nothing fits."
-    own, state = model.state_dict(), _modern_names(state)
+    own = model.state_dict()
+    state = _modern_names(state)
     fits = {
         name: state[name]
         for name, o in own.items()
@@ -187,7 +189,7 @@ _PICKLED = (
 
 
 def read_foreign(
-    file: Path | str,  # a safetensors file, or one of torch.save
+    file: StrPath,  # a safetensors file, or one of torch.save
 ) -> dict[str, Any]:  # what it holds, on the CPU
     """A file of another program, of which nothing is executed.
 
@@ -207,8 +209,8 @@ def read_foreign(
 
 # %% ../nbs/2w_weights.ipynb #4cf8fb05
 def convert_coco(
-    file: Path | str | None,  # maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth; None: download it
-    out: Path | str,  # our file
+    file: StrPath | None,  # maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth; None: download it
+    out: StrPath,  # our file
 ) -> str:  # what became of its tensors
     """The paper's model before meta-training: COCO weights, GroupNorm for BatchNorm, two classes.
 
@@ -263,8 +265,8 @@ def _import_authors(
 
 # %% ../nbs/2w_weights.ipynb #a960afc4
 def convert_authors(
-    file: Path | str,  # a checkpoint of the authors, for instance best_val_meta_iter.model
-    out: Path | str,  # our file
+    file: StrPath,  # a checkpoint of the authors, for instance best_val_meta_iter.model
+    out: StrPath,  # our file
 ) -> str:  # what became of its tensors
     """A published, meta-trained model with its learning rates.
 
@@ -280,15 +282,11 @@ def convert_authors(
 
 # %% ../nbs/2w_weights.ipynb #f305c55b
 def load_rates(
-    name_or_file: str | Path = 'small',  # as for `load_model`
-) -> dict[str, Tensor] | None:  # float32 by name of parameter; None where the file holds none
+    name_or_file: StrPath = 'small',  # as for `load_model`
+) -> dict[str, Tensor]:  # float32 by name of parameter; empty where the file holds none
     """The learned learning rates of a file, broadcastable against its parameters.
 
     ValueError, with its name, where it cannot be read."""
     tensors, _ = read_weights(name_or_file)
-    rates = {
-        name.removeprefix(_RATES): o.float()
-        for name, o in tensors.items()
-        if name.startswith(_RATES)
-    }
-    return rates or None
+    names = [name for name in tensors if name.startswith(_RATES)]
+    return {name.removeprefix(_RATES): tensors[name].float() for name in names}
