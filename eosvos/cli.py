@@ -20,11 +20,10 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torchvision.utils import save_image
 from tyro.conf import Positional, arg
 
 from .benchmark import find_sequences, run_benchmark, submit
-from .core import DEMO, find_device, overlay, write_then_rename
+from .core import DEMO, find_device, overlay, to_picture, write_then_rename
 from .follow import SegmentConfig, load, write_results
 from .follow import variant as named_variant
 from .mask_rcnn import Precision
@@ -192,7 +191,7 @@ def _draw_strip(clip, masks, path, count=5):
     chosen = torch.linspace(0, len(clip) - 1, count).long().tolist()
     painted = [overlay(clip[i], read_mask(masks / f'{clip.names[i]}.png')) for i in chosen]
     with write_then_rename(path) as temporary:
-        save_image(painted, temporary, nrow=count)
+        to_picture(torch.cat(painted, 2)).save(temporary)
 
 
 def _clear_demo(out):

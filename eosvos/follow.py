@@ -364,6 +364,17 @@ def _resume(path, key, tracker):
     return state['done'], state['held'], followers
 
 
+def _read_ahead(clip, order):
+    "The frames of these numbers, each decoded while the one before it is followed."
+    with ThreadPoolExecutor(1) as pool:
+        later = None
+        for i in [*order, None]:
+            now = later
+            later = None if i is None else pool.submit(clip.__getitem__, i)
+            if now:
+                yield now.result()
+
+
 def follow(
     tracker: Tracker,
     clip: Clip,  # frames (3, H, W)
@@ -383,8 +394,10 @@ def follow(
         if saved.stat().st_size:
             done, held, followers = _resume(saved, key, tracker)
     ahead = range(first, len(clip))
-    for n, i in list(enumerate([*ahead, *reversed(range(last))]))[done:]:
-        image, forwards = clip[i].to(tracker.device, non_blocking=True), n < len(ahead)
+    order = [*ahead, *reversed(range(last))][done:]
+    frames = _read_ahead(clip, order)
+    for n, i in enumerate(order, done):
+        image, forwards = next(frames).to(tracker.device, non_blocking=True), n < len(ahead)
         if n == len(ahead):  # from here on it goes back
             for follower in followers.values():
                 follower.rewind()

@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.transforms.functional import to_pil_image
 
 from .boxes import box_area, clip_boxes
-from .core import as_value_error, write_then_rename
+from .core import as_value_error, to_picture, write_then_rename
 from .fine_tuning import search_window
 from .follow import Tracker
 from .mask_head import paste_masks
@@ -253,5 +252,5 @@ def paint_frame(
             return ids
 
     buffer = BytesIO()
-    to_pil_image(image).save(buffer, 'JPEG', quality=90)
+    to_picture(image).save(buffer, 'JPEG', quality=90)
     return Painted(picture=buffer.getvalue(), size=[image.shape[2], image.shape[1]])

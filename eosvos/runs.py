@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -187,8 +188,9 @@ class Run:
         "A batch, moved to where this run computes."
         images, targets = batch
         device = self.learned[0].device
-        moved = [{name: t.to(device) for name, t in target.items()} for target in targets]
-        return [image.to(device) for image in images], moved
+        move = partial(Tensor.to, device=device, non_blocking=True)
+        moved = [{name: move(t) for name, t in target.items()} for target in targets]
+        return [move(image) for image in images], moved
 
     def optimize(
         self,

@@ -28,9 +28,16 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from .core import PALETTE, StrPath, as_value_error, interior, write_then_rename
+from eosvos.core import (
+    PALETTE,
+    StrPath,
+    _interior,
+    as_value_error,
+    from_picture,
+    to_picture,
+    write_then_rename,
+)
 
 # %% ../nbs/3w_video.ipynb #9a50e049
 _MOST = 2**26  # pixels of a picture: 8192 x 8192, which are 800 MB as float32
@@ -95,10 +102,10 @@ def read_image(
         if picture.mode in ('I', 'F'):  # Pillow would cut these at 255
             raise ValueError(f'expected 8 or 16 bits a channel, got mode {picture.mode}')
         if picture.mode.startswith('I;16'):  # and these, which are scaled instead
-            return to_tensor(np.array(picture, np.float32) / 65535).repeat(3, 1, 1)
+            return torch.from_numpy(np.array(picture, np.float32) / 65535).repeat(3, 1, 1)
         if 'transparency' in picture.info:
             picture = picture.convert('RGBA')
-        return to_tensor(picture.convert('RGB'))
+        return from_picture(picture.convert('RGB'))
 
 # %% ../nbs/3w_video.ipynb #8e016a86
 VOID = 255  # the id of pixels that belong to nobody and are not scored
@@ -176,11 +183,11 @@ def write_mask(
 
 # %% ../nbs/3w_video.ipynb #e420ddf5
 def object_ids(
-    ids: Tensor | np.ndarray,  # (H, W) id map, on the CPU
+    ids: Tensor | np.ndarray,  # (H, W) id map, no id below 0
 ) -> list[int]:  # ascending, without background and void
     "The ids of the objects in an id map."
-    found = np.flatnonzero(np.bincount(np.ravel(ids)))  # much faster than to sort them
-    return [k for k in found.tolist() if k not in (0, VOID)]
+    found = torch.as_tensor(ids).flatten().long().bincount().nonzero()  # quicker than to sort
+    return [k for k in found.flatten().tolist() if k not in (0, VOID)]
 
 # %% ../nbs/3w_video.ipynb #8b6e9278
 def check_name(
@@ -337,9 +344,8 @@ def write_video(
                         f'{path}: expected {_text(size)}, got {_text(image.shape[1:])} '
                         f'at {float(start * tick)} s'
                     )
-                image = pad(image.detach().cpu(), (0, W % 2, 0, H % 2), mode='replicate')
-                pixels = (image.clamp(0, 1) * 255).round().byte()
-                frame = av.VideoFrame.from_image(to_pil_image(pixels))
+                image = pad(image, (0, W % 2, 0, H % 2), mode='replicate')
+                frame = av.VideoFrame.from_image(to_picture(image))
                 frame.pts = start
                 frame.time_base = tick
                 container.mux(stream.encode(frame))
@@ -433,7 +439,7 @@ class _VideoClip(Clip):
         frame = self._kept[index]
         turn = _display_turn(frame)
         picture = self._colours.reformat(frame, format='rgb24').to_image()
-        return to_tensor(picture.transpose(_TURNS[turn]) if turn > 1 else picture)
+        return from_picture(picture.transpose(_TURNS[turn]) if turn > 1 else picture)
 
     def _numbered(self, keys):  # key frames -> (number, frame) ... from the last of them on
         number = keys[-1]
@@ -541,7 +547,7 @@ def _colours(files):  # -> for each file its (H, W) ids: every colour but black 
 # %% ../nbs/3w_video.ipynb #8b6d7ba5
 def _check_rims(ids, path):
     "ValueError where ids look like the greys of a smoothed edge: few hold a block of 3 x 3 pixels."
-    solid = ids[interior(ids, 3)].unique().tolist()
+    solid = ids[_interior(ids, 3)].unique().tolist()
     objects = object_ids(ids)
     rims = [k for k in objects if k not in solid]
     numbered = objects == list(range(1, len(objects) + 1))  # greys are not

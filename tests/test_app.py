@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from eosvos import app as module
-from eosvos.app import Session, make_app, read_message
+from eosvos.app import Session, _read_message, make_app
 from eosvos.core import DEMO, demo_frame, masks_to_boxes
 from eosvos.follow import load
 from eosvos.metrics import jaccard
@@ -365,7 +365,7 @@ def test_a_folder_of_something_else_is_refused(clip, tmp_path):
 )
 def test_a_message_that_is_none_is_refused(text, clip):
     with pytest.raises(ValueError, match='expected') as error:
-        read_message(text, clip)
+        _read_message(text, clip)
     assert len(str(error.value)) < 200
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from eosvos.datasets import Sequence, davis, image_set, youtube_vos
+from eosvos.datasets import Sequence, _image_set, davis, youtube_vos
 from eosvos.fine_tuning import FineTuneConfig
 from eosvos.follow import SegmentConfig, Tracker, follow
 from eosvos.mask_rcnn import ImageConfig
@@ -390,15 +390,15 @@ def test_image_set(tmp_path):
         (tmp_path / place).mkdir()
         for name in ('a', 'b'):
             rgb((8, 6)).convert('L').save(tmp_path / place / f'{name}.{suffix}')
-    assert [(s.name, s.frames[0].name, s.masks[0].name) for s in image_set(tmp_path)] == [
+    assert [(s.name, s.frames[0].name, s.masks[0].name) for s in _image_set(tmp_path)] == [
         ('a', 'a.jpg', 'a.png'),
         ('b', 'b.jpg', 'b.png'),
     ]
     (tmp_path / 'masks/b.png').unlink()
     with pytest.raises(ValueError, match='the first is b'):
-        image_set(tmp_path)
+        _image_set(tmp_path)
     with pytest.raises(ValueError, match='images: cannot be listed: No such'):
-        image_set(tmp_path / 'masks')
+        _image_set(tmp_path / 'masks')
 
 
 def test_a_picture_without_an_object_is_named_and_left_out(tmp_path):
@@ -408,7 +408,7 @@ def test_a_picture_without_an_object_is_named_and_left_out(tmp_path):
             (tmp_path / place).mkdir(exist_ok=True)
         rgb((16, 12)).save(tmp_path / 'images' / f'{name}.jpg')
         write_mask(tmp_path / 'masks' / f'{name}.png', ids)
-    stills, config = image_set(tmp_path), TaskConfig(set_weights=(('made', 1),))
+    stills, config = _image_set(tmp_path), TaskConfig(set_weights=(('made', 1),))
     blank = r'masks/blank\.png: expected an object'
     with pytest.warns(UserWarning, match=f'{blank} .*; left out$') as warned:
         tasks = Tasks(dict(made=stills), config)
@@ -664,5 +664,5 @@ def test_shared_data(data):
     train, val = davis(data / 'DAVIS', 'train', '240p'), davis(data / 'DAVIS', 'val10', '480p')
     assert (len(train), sum(len(s.frames) for s in train)) == (30, 2079)
     assert (len(val), sum(len(s.frames) for s in val)) == (10, 760)
-    assert len(image_set(data / 'images' / 'pennfudan')) == 170
+    assert len(_image_set(data / 'images' / 'pennfudan')) == 170
     assert all(s.ids == [1] for s in val)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eosvos.datasets import davis, image_set, training_sets
+from eosvos.datasets import _image_set, davis, training_sets
 from eosvos.video import read_image, read_mask
 
 SCRIPTS = Path(__file__).resolve().parent.parent / 'data_scripts'
@@ -281,7 +281,7 @@ def test_stills_are_not_written_twice(tmp_path, capsys):
     before = files(lay_stills(tmp_path))
     assert len(before) == 4 and files(lay_stills(tmp_path)) == before
     assert '2 of 2, 0 written now' in capsys.readouterr().out
-    assert image_set(tmp_path / 'out/images/ecssd')[0].ids == [1]
+    assert _image_set(tmp_path / 'out/images/ecssd')[0].ids == [1]
 
 
 def test_greys_and_jpegs_want_a_threshold(tmp_path):

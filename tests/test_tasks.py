@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from eosvos.core import generator
-from eosvos.datasets import Sequence, image_set
+from eosvos.datasets import Sequence, _image_set
 from eosvos.fine_tuning import AugmentConfig, augment
 from eosvos.tasks import Pair, TaskConfig, Tasks, _focus, _paste, make_task
 from eosvos.video import VOID
@@ -162,7 +162,7 @@ def test_void_is_no_object_and_stays_void(tmp_path):
     ids = np.zeros((24, 40), np.uint8)
     ids[2:8, 2:8], ids[2:8, 8:12], ids[12:20, 20:30] = 3, VOID, 7
     Image.fromarray(ids).save(tmp_path / 'masks/a.png')
-    tasks = Tasks(dict(made=image_set(tmp_path)), PLAIN)
+    tasks = Tasks(dict(made=_image_set(tmp_path)), PLAIN)
     assert [k for _, k in tasks.objects['made']] == [3, 7]
     for i in range(20):
         pair = tasks.pair(generator(i))
