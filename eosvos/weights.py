@@ -115,7 +115,7 @@ def read_weights(
 # %% ../nbs/2w_weights.ipynb #491aa55f
 def _filled_model(config, state):  # tensors by name -> MaskRCNN
     "A model with given weights. RuntimeError, with the names, where they do not fit."
-    with torch.device('meta'):
+    with torch.random.fork_rng(devices=[]):  # the random weights are thrown away
         model = build(config)
     model.load_state_dict(state, assign=True)
     return model
