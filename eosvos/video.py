@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 from PIL import Image
-from pycocotools import mask as mask_utils
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -474,17 +473,35 @@ def open_clip(
     return Clip(pages, stack)
 
 # %% ../nbs/3w_video.ipynb #7c1f0b02
+def _polygon(xy, size):  # corners in pixels -> (H, W) bool: whose centres lie inside
+    corners, inside = np.reshape(xy, (-1, 2)), np.zeros(size, bool)
+    y, x = (np.arange(side) + 0.5 for side in size)
+    y = y[:, None]
+    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, 1, 0)):
+        crosses = (ay > y) != (by > y)  # (H, 1) rows that this side spans
+        inside ^= crosses & (x < ax + (y - ay) * (bx - ax) / (by - ay or 1))
+    return inside
+
+
+def _coco_counts(text):  # -> lengths of runs; a character holds five bits, and whether more follow
+    counts, value, shift = [], 0, 0
+    for bits in (ord(letter) - 48 for letter in text):
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << shift - 4  # negative
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
+
+
 def _coco_mask(segmentation, size):  # polygons, or runs down the columns -> (H, W) bool
     if isinstance(segmentation, list):
-        runs = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation['counts'], list):
-        runs = mask_utils.frPyObjects(segmentation, *size)
-    else:
-        runs = dict(size=[*size], counts=segmentation['counts'].encode())
-    mask = mask_utils.decode(runs)
-    if mask_utils.encode(mask) != runs:  # what they leave out could be anything
-        raise ValueError(f'runs of {_text(size)}, none of them empty, got others')
-    return mask == 1
+        return np.any([_polygon(xy, size) for xy in segmentation], 0)
+    counts = segmentation['counts']
+    counts = _coco_counts(counts) if isinstance(counts, str) else counts
+    runs = np.repeat(np.arange(len(counts)) % 2, counts)  # background first
+    return runs.reshape(size[::-1]).T == 1
 
 
 def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a frame -> (H, W) int64
@@ -505,8 +522,7 @@ def _annotation(path, name):  # a JSON file of labelme or COCO, the name of a fr
                 key = shape['label'], shape.get('group_id')
                 if key in masks and key[1] is None:
                     raise ValueError(f'two shapes {key[0]!r}: group_id says whether they are one')
-                mask = _coco_mask([np.ravel(xy).tolist()], size)
-                masks[key] = masks.get(key, False) | mask
+                masks[key] = masks.get(key, False) | _polygon(xy, size)
         elif 'images' in data:
             images = data['images']
             if len(images) > 1:
