@@ -500,6 +500,8 @@ def _coco_mask(segmentation, size):  # polygons, or runs down the columns -> (H,
         return np.any([_polygon(xy, size) for xy in segmentation], 0)
     counts = segmentation['counts']
     counts = _coco_counts(counts) if isinstance(counts, str) else counts
+    if sum(counts) != size[0] * size[1]:
+        raise ValueError(f'runs that fill {_text(size)}, got {sum(counts)} pixels')
     runs = np.repeat(np.arange(len(counts)) % 2, counts)  # background first
     return runs.reshape(size[::-1]).T == 1
 

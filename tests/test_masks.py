@@ -392,6 +392,13 @@ def test_coco_runs_compressed_or_not(tmp_path, clip, seed):
         assert np.array_equal(ids.numpy(), mask)
 
 
+@pytest.mark.parametrize('counts', [[2**40], [-1, H * W + 1, 5], [], 'garbage~~~~'])
+def test_runs_that_do_not_fill_the_picture_are_refused_at_once(tmp_path, clip, counts):
+    file = coco(tmp_path / 'x.json', dict(size=[H, W], counts=counts))
+    with pytest.raises(ValueError, match=r'x\.json: .* got -?\d+ pixels'):
+        first_masks(file, clip)
+
+
 def test_polygons_cover_the_pixels_whose_centres_lie_inside(tmp_path, clip):
     triangle, square = [2, 3, 30.5, 3, 2, 20], [10, 10, 20, 10, 20, 20, 10, 20]
     apart = [25.2, 14.6, 33.9, 14.6, 33.9, 18.4, 25.2, 18.4]
