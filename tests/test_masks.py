@@ -429,7 +429,7 @@ def test_what_json_leaves_open_is_refused(tmp_path, clip):
         "two shapes 'cup': group_id says whether": labelme(tmp_path / 'twice.json', cup, cup),
         'a polygon or a rectangle, got a point': labelme(tmp_path / 'dot.json', dot),
         'one picture 00000, got 0 of 2': coco(tmp_path / 'others.json', box, names=others),
-        'cannot reshape': coco(tmp_path / 'short.json', dict(size=[H, W], counts=[3, 4])),
+        'got 7 pixels': coco(tmp_path / 'short.json', dict(size=[H, W], counts=[3, 4])),
         'Expecting value': tmp_path / 'nothing.json',
         'neither shapes nor images': written(tmp_path / 'empty.json', {}),
         'expected the mask of an object': coco(tmp_path / 'nobody.json'),
