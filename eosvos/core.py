@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-# %% ../nbs/1w_core.ipynb #30217d53
+# %% ../nbs/1w_core.ipynb #2d6b85ba
 StrPath = Path | str  # a path, or its name
 
 DEMO = Path(str(files('eosvos') / 'assets' / 'demo'))  # frames/00000.jpg ..., masks/00000.png ...
@@ -48,7 +48,7 @@ def to_picture(
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
-
+# %% ../nbs/1w_core.ipynb #30217d53
 def demo_frame(
     index: int = 0,  # which frame of the demo clip, from 0
 ) -> tuple[Tensor, Tensor]:  # image (3, H, W) in [0, 1]; ids (H, W) int64, 0 = background
