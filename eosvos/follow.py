@@ -363,7 +363,7 @@ def _resume(path, key, tracker):
         vars(followers[k]).update(values, tracker=tracker)
     return state['done'], state['held'], followers
 
-
+# %% ../nbs/13_follow.ipynb #2646de84
 def _read_ahead(clip, order):
     "The frames of these numbers, each decoded while the one before it is followed."
     with ThreadPoolExecutor(1) as pool:
@@ -374,7 +374,7 @@ def _read_ahead(clip, order):
             if now:
                 yield now.result()
 
-
+# %% ../nbs/13_follow.ipynb #45d115c6
 def follow(
     tracker: Tracker,
     clip: Clip,  # frames (3, H, W)

@@ -53,11 +53,3 @@ def demo_set(root, count):  # folder, frames
         (root / 'images/demo' / ours).mkdir(parents=True)
         for file in sorted((DEMO / theirs).iterdir())[:count]:
             (root / 'images/demo' / ours / file.name).write_bytes(file.read_bytes())
-
-
-LONG = 'test_notebooks', 'test_gpu_benchmark', 'test_scale', 'test_full_iteration', 'test_meta'
-
-
-def pytest_collection_modifyitems(items):
-    "What takes minutes comes first, so that nobody waits for it when all else is done."
-    items.sort(key=lambda item: item.path.stem not in LONG)

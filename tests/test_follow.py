@@ -1047,3 +1047,14 @@ print(os.environ['OMP_WAIT_POLICY'], heavy, 'load' in dir(eosvos))"""
             check=True,
         )
         assert done.stdout.split() == [policy, 'set()', 'True']
+
+
+def test_a_command_loads_no_more_of_torchvision_than_its_kernels():
+    "All of it would import PyTorch's compiler, as random draws on the device meta do."
+    code = """import sys
+import eosvos.cli
+from eosvos.follow import load
+load('small', 'cpu')
+print({'torchvision', 'torch._dynamo', 'matplotlib'} & set(sys.modules))"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['set()']
