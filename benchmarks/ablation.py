@@ -21,6 +21,8 @@ tensor take no shared outer step. What the end of a row's name says:
 - `rates`: the learned rates with the parent's weights;
 - `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
 - `ona`: online adaptation.
+
+All rows but those of `beside` fine-tune without collages (`--fine-tune.paste 0`).
 """
 
 import argparse
@@ -48,6 +50,7 @@ RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
 SEED_2 = ['--seed', '2']
 ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
+PLAIN = ['--fine-tune.paste', '0']  # nothing lies over the copies of the first frame
 BRIEF = ['small', '--steps', '150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
@@ -122,6 +125,8 @@ def rows() -> dict[str, tuple[str, list[str]]]:
         found[f'{name}-10-whole'] = name, ['--variant', 'e-osvos-10', '--fill', '0']
         found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--nearness', '0']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
+    found = {row: (name, [*options, *PLAIN]) for row, (name, options) in found.items()}
+    found['beside-1-10'] = 'common-1', ['--variant', 'e-osvos-10']
     return found
 
 
@@ -185,7 +190,10 @@ def held_out_j(file: Path, data: Path, steps: int, lr: str) -> float:  # in perc
     tracker = load(file, 'cpu')
     tracker = replace(tracker, config=variant(f'e-osvos-{steps}', tracker.config))
     sequences = [s for s in davis(data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
-    tracker = replace(tracker, rates=float(lr))
+    plain = replace(tracker.config.fine_tune, paste=0.0)
+    tracker = replace(
+        tracker, rates=float(lr), config=replace(tracker.config, fine_tune=plain)
+    )
     return 100 * float(np.mean(follow_scores(tracker, sequences, stride=2)))
 
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from .core import DEMO, as_value_error, overlay, to_picture
-from .follow import Follower, Tracker, _merge, load
+from .follow import Follower, Tracker, _merge, load, seen_by
 from .painting import ASSETS, MOST_ID, Project, mask_runs, propose
 from .video import Clip, open_clip, write_mask, write_video
 
@@ -152,8 +152,9 @@ class _Following(_Worker):
         project, wanted = self.project, {}
         for i, taught in enumerate(project.data['taught']):
             if k in taught:
-                mask = (project.mask(i) == k).byte()
-                wanted[i, sha256(mask.numpy()).hexdigest()] = mask
+                ids = project.mask(i)
+                own = (ids == k).numpy()
+                wanted[i, sha256(own).hexdigest()] = seen_by(k, ids)
         known, follower = self.followers.pop(k, ([], None))
         if not wanted.keys() >= set(known):
             known, follower = [], None

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_SEGMENT', 'SMALL_SEGMENT', 'SegmentConfig', 'variant', 'Tracker', 'load', 'jitter', 'select_detection',
-           'Follower', 'follow', 'write_results', 'segment', 'follow_scores']
+           'Follower', 'seen_by', 'follow', 'write_results', 'segment', 'follow_scores']
 
 # %% ../nbs/13_follow.ipynb #01418c41
 import re
@@ -93,7 +93,7 @@ _THRESHOLD = 0.5  # least probability of a pixel of an object
 _CONFIDENT = 0.5  # least score of a prediction that is learned, or that a window trusts
 PAPER_SEGMENT = SegmentConfig()
 SMALL_SEGMENT = SegmentConfig(  # shared by all stages of the small model
-    fine_tune=FineTuneConfig(batch=1, clip=10.0),
+    fine_tune=FineTuneConfig(batch=1, clip=10.0, paste=1.0),
     online_iterations=5,
     extra_boxes=100,
     nearness=0.7,
@@ -194,6 +194,7 @@ def _resize_to_model(image, mask, model):  # (3, H, W), (H, W) bool or ids -> th
 
 # %% ../nbs/13_follow.ipynb #7e927262
 _MOST_GIVEN = 5  # masks of one object that are learned in turn
+_CLEAR = 0.1  # a thing is another one, if it shares less than this with all that is given
 
 
 class Follower:
@@ -203,7 +204,7 @@ class Follower:
         self,
         tracker: Tracker,  # stays as it is
         image: Tensor,  # (3, H, W) the frame whose mask is known
-        mask: Tensor,  # (H, W) bool, or ids: 1 object, 0 background, VOID unknown
+        mask: Tensor,  # (H, W) bool, or ids: 1 this object, VOID unknown, others
         name: int,  # id of the object, part of the seed of its draws
         watch: Callable = iter,  # sees the batches of the inner steps go by
     ):
@@ -219,7 +220,10 @@ class Follower:
         self.given = [(image, mask), *self.given]
         del self.given[_MOST_GIVEN - 1 : -1]  # memory stays flat; the first one stays
         key = (*self.key, *again)
-        frames = [augmented_batches(*self.pair(*o), config, key) for o in self.given]
+        frames = [
+            augmented_batches(*self.pair(*frame), config, key, self.others(*frame))
+            for frame in self.given
+        ]
         batches = islice(chain.from_iterable(zip(*frames)), config.iterations)
         self.tuned = self.tune(self.tuned, watch(batches), *again)
 
@@ -237,7 +241,21 @@ class Follower:
         "What is learned of a frame (3, H, W) and its mask (H, W)."
         (box,) = masks_to_boxes((mask == 1)[None])
         rows, columns = search_window(box, mask.shape, self.tracker.config.fill)
-        return _resize_to_model(image[:, rows, columns], mask[rows, columns], self.tracker.model)
+        own = (mask == 1).byte().masked_fill(mask == VOID, VOID)
+        return _resize_to_model(image[:, rows, columns], own[rows, columns], self.tracker.model)
+
+    @torch.no_grad()
+    def others(self, image, mask):  # -> list of `pair`
+        "What else could be taken for the object: other ids, and what the untuned model finds."
+        if not self.tracker.config.fine_tune.paste:
+            return []
+        masks = [mask == k for k in object_ids(mask) if k != 1]
+        (found,) = self.tracker.model([image])
+        for score, probability in zip(found['scores'], found['masks']):
+            thing = probability >= _THRESHOLD
+            if score >= _CONFIDENT and (thing & (mask != 0)).sum() < _CLEAR * thing.sum():
+                masks.append(thing)
+        return [self.pair(image, other) for other in masks]
 
     @torch.no_grad()
     def step(
@@ -316,12 +334,20 @@ def _merge(found, best, owner):  # K times an id and its (H, W) probability; two
     return best, owner
 
 # %% ../nbs/13_follow.ipynb #5a5a0d03
+def seen_by(
+    k: int,  # an object
+    ids: Tensor,  # (H, W) id map
+) -> Tensor:  # (H, W) uint8, as `Follower` wants it
+    "The same ids, but the object is 1, and what was 1 has its id."
+    return ids.masked_fill(ids == 1, k).masked_fill(ids == k, 1).byte()
+
+
 def _take_over(tracker, followers, image, given, best, owner):  # the last three: (H, W)
     "Write into `best` and `owner` what a mask of ids says, for known objects and for new ones."
     given = given.to(image.device)
     for k in object_ids(given) if given.any() else list(followers):
         true = given == k
-        target = true.byte().masked_fill(given == VOID, VOID)
+        target = seen_by(k, given)
         if k in followers:
             followers[k].correct(image, target)
         else:

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from .core import check_range, generator, masks_to_boxes
 from .datasets import Sequence
-from .fine_tuning import AugmentConfig, Batch, as_target, augment, search_window, uniform
+from eosvos.fine_tuning import (
+    AugmentConfig,
+    Batch,
+    Frame,
+    as_target,
+    augment,
+    beside,
+    paste,
+    search_window,
+    uniform,
+)
 from .video import VOID
 
 # %% ../nbs/15_tasks.ipynb #1bac557d
@@ -45,12 +55,13 @@ class TaskConfig:
     paste: float = 0.0  # chance that an object of another task is pasted into both frames
     alike: float = 0.0  # chance that a pasted object comes from the target's set
     joined: float = 0.0  # chance that a pasted object belongs to the target
+    again: float = 0.0  # chance that one which does not lies over a view of an inner step once more
     size: tuple[int, int] | None = None  # height, width of the views, pixels; None: the frame's
 
     def __post_init__(self):
         if self.pair not in ('any', 'later', 'same'):
             raise ValueError(f"pair: expected 'any', 'later' or 'same', got {self.pair!r}")
-        check_range(self, 0, 1, 'fill', 'paste', 'alike', 'joined')
+        check_range(self, 0, 1, 'fill', 'paste', 'alike', 'joined', 'again')
         check_range(self, 1, math.inf, 'steps', 'tests', 'size')
         check_range(self, 1e-9, math.inf, 'set_weights')
 
@@ -62,7 +73,8 @@ class Pair:
     name: str  # set, sequence and object
     # the training frame, then all test frames: images (3, H, W) in [0, 1],
     # and masks (H, W) uint8 of 1 = object, 0 = background, VOID = unknown
-    frames: list[tuple[Tensor, Tensor]]
+    frames: list[Frame]
+    others: tuple[Frame, ...] = ()  # what else was pasted into the training frame
 
 # %% ../nbs/15_tasks.ipynb #bb7ec921
 _MIN_PIXELS = 64  # that an object must have in a frame to be drawn; ours, not the released code's
@@ -176,27 +188,29 @@ def make_task(
 ) -> Task:
     "Batches of augmented views (section 4.2, released code)."
     key = seed, 'views', number
-    frames = [  # each has a generator of the same key: the same draws
-        augment(image, mask[None], config.shared_view, generator(*key), config.size)
-        for image, mask in pair.frames
-    ]
+
+    def shared(image, mask):  # each frame has a generator of the same key: the same draws
+        size = config.size
+        image, mask = augment(image, mask[None], config.shared_view, generator(*key), size)
+        return image, mask[0]
 
     def batch(frames, *which):
         views = [
-            augment(image, mask, config.view, generator(*key, *which, i))
+            augment(image, mask[None], config.view, generator(*key, *which, i))
             for i, (image, mask) in enumerate(frames)
         ]
         return [image for image, _ in views], [as_target(mask[0]) for _, mask in views]
 
+    given, *tests = [shared(*frame) for frame in pair.frames]
+    others = [shared(*frame) for frame in pair.others]
     views = config.steps if config.fresh else 1  # one is kept for all steps
-    inner = [batch(frames[:1], 'inner', t) for t in range(views)] * (config.steps // views)
-    return Task(pair.name, number, inner, batch(frames[1:], 'test'))
+    inner = [
+        batch([beside(*given, others, config.again, generator(*key, 'again', t))], 'inner', t)
+        for t in range(views)
+    ] * (config.steps // views)
+    return Task(pair.name, number, inner, batch(tests, 'test'))
 
 # %% ../nbs/15_tasks.ipynb #6dc23825
-# a pasted object, from frame to frame
-_MOVED = AugmentConfig(flip=0, angle=15, scale=(0.6, 1.2), shift=0.25)
-
-
 def _paste(pair, other, config, rng):  # two `Pair`; the first where too little of it would be left
     "Another object in all frames: the target, its opposite, or a part of it."
     joined, swapped = (uniform(rng, 0, 1) < chance for chance in (config.joined, 0.5))
@@ -205,13 +219,13 @@ def _paste(pair, other, config, rng):  # two `Pair`; the first where too little 
         link = 'with'
     frames = []
     for (image, mask), (theirs, cut) in zip(pair.frames, other.frames):
-        theirs, cut = augment(theirs, cut[None], _MOVED, rng, tuple(mask.shape))
-        added = cut[0] == 1
+        image, added = paste(image, theirs, cut, rng)
         if link == 'under':
             mask = added.to(mask.dtype)
         else:
             mask = mask.masked_fill(added, int(joined))
         if (mask == 1).sum() < _MIN_PIXELS:
             return pair
-        frames.append((torch.where(added, theirs, image), mask))
-    return Pair(f'{pair.name} {link} {other.name}', frames)
+        frames.append((image, mask))
+    others = dict(under=pair.frames[:1], behind=other.frames[:1]).get(link, ())
+    return Pair(f'{pair.name} {link} {other.name}', frames, tuple(others))

@@ -77,6 +77,7 @@ def test_sentences_of_small():
         'With twice as many outer steps, seed 1, and ten fine-tuning steps: {}, {} and {},'.format(
             *measured('long-1-10')
         ),
+        'With them, ten steps, seed 1: {}, {} and {}.'.format(*measured('beside-1-10')),
     ]
     assert [s for s in said if s not in card('small')] == []
 
