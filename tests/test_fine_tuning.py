@@ -21,6 +21,7 @@ from eosvos.fine_tuning import (
     as_target,
     augment,
     augmented_batches,
+    beside,
     fine_tune,
     initial_weights,
     inner_step,
@@ -456,6 +457,40 @@ def test_views_without_change_are_the_frame(frame):
     )
     torch.testing.assert_close(images[0], frame[0], rtol=0, atol=1e-4)
     assert torch.equal(targets[0]['masks'][0].bool(), frame[1])
+
+
+def test_something_else_over_a_copy_hides_the_object(frame):
+    image, mask = frame
+    other = torch.zeros_like(image), mask  # black, so that it can be told
+    for i in range(20):
+        picture, own = beside(image, mask, [other], 1.0, generator('beside', i))
+        assert not (own & ~mask).any() and 2 * own.sum() >= mask.sum()
+        assert not picture[:, mask & ~own].any(), 'what is hidden shows the other'
+        assert torch.equal(picture[:, own], image[:, own]), 'what is left shows the object'
+
+
+def test_what_would_hide_most_of_the_object_is_not_pasted(frame):
+    image, mask = frame
+    dot = torch.zeros_like(mask)
+    dot[tuple(mask.nonzero()[len(mask.nonzero()) // 2])] = True
+    everything = torch.zeros_like(image), torch.ones_like(mask)
+    for i in range(5):
+        picture, own = beside(image, dot, [everything], 1.0, generator('all', i))
+        assert picture is image or not (picture != image).all()
+        assert own.sum() >= 1
+
+
+def test_collages_change_no_other_draw(frame):
+    "Without others, and without chance, the copies are those of before."
+    config = FineTuneConfig(iterations=3, batch=1)
+    plain = [images[0] for images, _ in augmented_batches(*frame, config, ('key',))]
+    pasted = replace(config, paste=1.0)
+    for how, others in ((pasted, []), (config, [frame])):
+        same = augmented_batches(*frame, how, ('key',), others)
+        assert all(torch.equal(a, images[0]) for a, (images, _) in zip(plain, same))
+    blue = frame[0].flip(0), frame[1]
+    copies = augmented_batches(*frame, pasted, ('key',), [blue])
+    assert not all(torch.equal(a, images[0]) for a, (images, _) in zip(plain, copies))
 
 
 def test_targets():

@@ -32,6 +32,7 @@ from eosvos.follow import (
     follow,
     jitter,
     load,
+    seen_by,
     segment,
     select_detection,
     write_results,
@@ -216,6 +217,71 @@ def test_an_object_given_again_keeps_its_follower(monkeypatch):
     assert made == {1: 1, 2: 1}
     assert torch.equal(result[4] == 1, corrected == 1), 'what is given is the truth'
     assert torch.equal(result[4] == 2, truth[4] == 2), 'who is not given is followed as before'
+
+
+def square(x, y):
+    mask = torch.zeros(H, W, dtype=torch.bool)
+    mask[y : y + 6, x : x + 6] = True
+    return mask
+
+
+class Finder(Scripted):
+    "A model that finds these masks with these scores where it gets no boxes."
+
+    def __init__(self, masks, scores):
+        super().__init__()
+        self.found = masks, torch.tensor(scores)
+
+    def forward(self, images, targets=None, extra_boxes=None, **rest):
+        if targets is not None or extra_boxes is not None:
+            return super().forward(images, targets, extra_boxes, **rest)
+        masks, scores = self.found
+        return [dict(boxes=masks_to_boxes(masks), scores=scores, masks=0.9 * masks.float())]
+
+
+def test_others_are_what_is_given_and_what_is_found_elsewhere():
+    own, given_too, elsewhere, doubtful = square(4, 4), square(20, 4), square(30, 14), square(4, 14)
+    same_again = square(5, 4)
+    unknown = square(12, 14)
+    found = torch.stack([elsewhere, same_again, given_too, unknown, doubtful])
+    model = Finder(found, [0.9, 0.9, 0.9, 0.9, 0.3])
+    ids = own.byte() + 2 * given_too.byte() + module.VOID * unknown.byte()
+    learned = FineTuneConfig(iterations=0, paste=1.0)
+    frame = torch.zeros(3, H, W), ids
+    follower = Follower(tracker(replace(QUICK, fine_tune=learned), model), *frame, 1)
+    others = [mask == 1 for _, mask in follower.others(*frame)]
+    assert len(others) == 2
+    assert torch.equal(others[0], given_too) and torch.equal(others[1], elsewhere)
+    plain = Follower(tracker(QUICK, model), *frame, 1)
+    assert plain.others(*frame) == []
+
+
+def test_each_follower_learns_from_all_ids(monkeypatch):
+    learned = []
+
+    class Seeing(Follower):
+        def learn(self, image, mask, watch=iter):
+            learned.append(mask)
+            super().learn(image, mask, watch)
+
+    monkeypatch.setattr(module, 'Follower', Seeing)
+    clip, truth = scene(upper, lower)
+    run(clip, {0: truth[0]})
+    assert [mask.unique().tolist() for mask in learned] == [[0, 1, 2]] * 2
+    for k, mask in zip((1, 2), learned):
+        assert torch.equal(mask == 1, truth[0] == k)
+
+
+IDS = st.sampled_from([0, 1, 2, 7, 254, 255])
+
+
+@given(st.lists(IDS, min_size=1), st.sampled_from([1, 2, 7, 254]))
+def test_the_ids_of_an_object_can_be_turned_back(ids, k):
+    ids = torch.tensor([ids])
+    seen = seen_by(k, ids)
+    assert torch.equal(seen == 1, ids == k) and torch.equal(seen == 255, ids == 255)
+    assert torch.equal(seen == 0, ids == 0)
+    assert torch.equal(seen_by(k, seen).long(), ids)
 
 
 def test_a_mask_given_again_is_learned_in_turn_with_the_earlier_ones():

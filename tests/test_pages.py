@@ -90,6 +90,7 @@ def test_table_of_deviations():
             'the small model: frozen BatchNorm |',
             'the small model: cross-entropy |',
             'three augmented copies (small model: one)',
+            'the small model: another thing lies over each (`--fine-tune.paste`)',
             f'clips at a norm of {fine.clip:.0f} |',
             f'{PAPER_SEGMENT.extra_boxes} copies grown outwards '
             f'(small model: {SMALL_SEGMENT.extra_boxes})',
