@@ -204,7 +204,7 @@ class Follower:
         self,
         tracker: Tracker,  # stays as it is
         image: Tensor,  # (3, H, W) the frame whose mask is known
-        mask: Tensor,  # (H, W) bool, or ids: 1 this object, VOID unknown, others
+        mask: Tensor,  # (H, W) bool, or ids as `seen_by` gives them
         name: int,  # id of the object, part of the seed of its draws
         watch: Callable = iter,  # sees the batches of the inner steps go by
     ):
