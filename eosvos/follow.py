@@ -69,6 +69,7 @@ class SegmentConfig:
     online_frames: Literal['released', 'submission', 'paper'] = 'released'
     # weights that an adaptation starts from: tuned on the first frame, untuned, or the last ones
     online_reset: Literal['first', 'initial', 'none'] = 'first'
+    online_agree: bool = False  # learn past pixels only where the first weights agree (paper: all)
     nearness: float = 0.0  # share of the rank that the IoU with the last box decides (paper: 0)
     max_growth: float = 0.0  # a box so many times larger is another thing; 0: believed (the paper)
     fill: float = 0.0  # share of a search window's side that the last box fills; 0: whole frames
@@ -95,6 +96,7 @@ PAPER_SEGMENT = SegmentConfig()
 SMALL_SEGMENT = SegmentConfig(  # shared by all stages of the small model
     fine_tune=FineTuneConfig(batch=1, clip=10.0, paste=1.0),
     online_iterations=5,
+    online_agree=True,
     extra_boxes=100,
     nearness=0.7,
     fill=0.5,
@@ -217,12 +219,12 @@ class Follower:
         "Inner steps on a given mask, in turn with those that were given before."
         config = self.tracker.config.fine_tune
         again = ('again', len(self.given)) if self.given else ()
-        self.given = [(image, mask), *self.given]
+        self.given = [(image, mask, self.others(image, mask)), *self.given]
         del self.given[_MOST_GIVEN - 1 : -1]  # memory stays flat; the first one stays
         key = (*self.key, *again)
         frames = [
-            augmented_batches(*self.pair(*frame), config, key, self.others(*frame))
-            for frame in self.given
+            augmented_batches(*self.pair(*frame), config, key, others)
+            for *frame, others in self.given
         ]
         batches = islice(chain.from_iterable(zip(*frames)), config.iterations)
         self.tuned = self.tune(self.tuned, watch(batches), *again)
@@ -267,7 +269,7 @@ class Follower:
         if self.past and self.steps % config.online_every == 0:
             self.adapt()
         # to the CPU, which has to know the window; an empty mask has a box of zeros
-        given = [mask == 1 for _, mask in self.given]
+        given = [mask == 1 for _, mask, _ in self.given]
         masks = torch.stack([self.mask, self.start, *given])
         now, start, *known = masks_to_boxes(masks).cpu()
         seen = bool(now.any())
@@ -275,7 +277,18 @@ class Follower:
         largest = box_area(torch.stack([last, *known])).max().item()
         max_area = (config.max_growth or inf) * largest
         fill = config.fill if seen and self.sure else 0  # 0: the whole frame
-        rows, columns = search_window(last, self.mask.shape, fill)
+        probability, self.score = self.look(self.weights, image, last, fill, max_area)
+        self.mask = probability >= _THRESHOLD
+        self.sure = self.score >= _CONFIDENT
+        self.steps += 1
+        if config.online:
+            self.past = [*self.past, (image, self.mask & self.sure)][-config.online_every :]
+        return probability
+
+    def look(self, weights, image, last, fill, max_area=inf):  # see `select_detection`
+        "One detection near a box: its probability (H, W), and its score, 0 where there is none."
+        config = self.tracker.config
+        rows, columns = search_window(last, image.shape[1:], fill)
         box = last - torch.tensor([columns.start, rows.start] * 2)  # in pixels of the window
         random = generator(*self.key, 'jitter', self.steps)
         options = dict(
@@ -283,16 +296,10 @@ class Follower:
             choose=lambda found: select_detection(found, box, config.nearness, max_area),
         )
         view = ([image[:, rows, columns]],)
-        (found,) = functional_call(self.tracker.model, self.weights, view, options)
+        (found,) = functional_call(self.tracker.model, weights, view, options)
         probability = torch.zeros_like(image[0])
         probability[rows, columns] = found['masks'].sum(0)  # of one detection, or none
-        self.mask = probability >= _THRESHOLD
-        self.score = found['scores'].sum().item()  # 0: nowhere
-        self.sure = self.score >= _CONFIDENT
-        self.steps += 1
-        if config.online:
-            self.past = [*self.past, (image, self.mask & self.sure)][-config.online_every :]
-        return probability
+        return probability, found['scores'].sum().item()
 
     def place(self, mask: Tensor) -> None:  # (H, W) bool
         "Go on from where the object is; the weights stay."
@@ -309,10 +316,22 @@ class Follower:
         if self.past:
             self.past[-1] = (image, self.mask)
 
+    @torch.no_grad()
+    def agreed(self, image, mask):  # a past frame -> the same
+        "Unknown is where the first frame's weights, if they are sure, see something else."
+        config = self.tracker.config
+        if not (config.online_agree and mask.any()):
+            return image, mask
+        (box,) = masks_to_boxes(mask[None]).cpu()
+        probability, score = self.look(self.tuned, image, box, config.fill)
+        differs = (probability >= _THRESHOLD) != mask
+        return image, mask.byte().masked_fill(differs & (score >= _CONFIDENT), VOID)
+
     def adapt(self) -> None:
         "Learn the first frame and sure predictions among the last ones (section 3.3)."
         config = self.tracker.config
-        frames = [*self.given, *self.past[_ONLINE_FRAMES[config.online_frames]]]
+        past = self.past[_ONLINE_FRAMES[config.online_frames]]
+        frames = [frame[:2] for frame in self.given] + [self.agreed(*frame) for frame in past]
         pairs = [self.pair(*frame) for frame in frames if (frame[1] == 1).any()]
         turn, size = cycle(pairs), min(config.fine_tune.batch, len(pairs))
         batches = []

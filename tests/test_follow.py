@@ -303,7 +303,7 @@ def test_a_mask_given_again_is_learned_in_turn_with_the_earlier_ones():
     assert len(model.trained) == 12 and not follower.sure, 'where it is not, nothing is learned'
     for level in (0.6, 0.7, 0.8, 0.9):
         follower.correct(torch.full((3, H, W), level), mask)
-    kept = [round(image.mean().item(), 1) for image, _ in follower.given]
+    kept = [round(image.mean().item(), 1) for image, _, _ in follower.given]
     assert kept == [0.9, 0.8, 0.7, 0.6, 0.1], 'the first and the newest'
 
 
@@ -633,6 +633,46 @@ def test_doubtful_masks_are_not_learned(score, count):
     )
     assert [len(images) for images, _ in model.trained] == [count] * 2
     assert all(torch.equal(result[i], truth[i]) for i in range(8)), 'they are followed all the same'
+
+
+class Swayed(Scripted):
+    "Once its weight has moved it sees a column too much."
+
+    def __init__(self, score):  # of what the first weight finds
+        super().__init__()
+        self.score, self.learned = score, []
+
+    def forward(self, images, targets=None, **more):
+        found = super().forward(images, targets, **more)
+        if targets is not None:
+            self.learned.append([(t['masks'].sum().item(), 'valid' in t) for t in targets])
+            self.unknown = [(~t['valid']).sum().item() for t in targets if 'valid' in t]
+            return found
+        if self.weight.item() == 1:
+            return [o | dict(scores=o['scores'] * self.score) for o in found]
+        wider = [torch.maximum(o['masks'], o['masks'].roll(1, 2)) for o in found]
+        return [
+            o | dict(masks=masks, boxes=masks_to_boxes(masks > 0)) for o, masks in zip(found, wider)
+        ]
+
+
+@pytest.mark.parametrize(
+    'agree, score, pixels, unknown',
+    [(False, 1.0, 20, []), (True, 1.0, 16, [4, 4]), (True, 0.5, 16, [4, 4]), (True, 0.4, 20, [])],
+)
+def test_past_pixels_are_learned_where_the_first_weights_agree(agree, score, pixels, unknown):
+    "From frame 6 on the adapted weight adds four pixels to the sixteen of the square."
+    model, mask = Swayed(score), torch.zeros(H, W, dtype=torch.bool)
+    mask[4:8, 4:8] = True
+    image = torch.full((3, H, W), 0.1).masked_fill(mask, 0.9)
+    config = replace(QUICK, online=True, online_iterations=1, online_agree=agree)
+    follower = Follower(Tracker(model, 0.1, config), image, mask, 1)
+    for _ in range(11):
+        found = follower.step(image)
+    assert (found >= 0.5).sum() == 20, 'what is seen stays'
+    assert len(model.learned) == 2 and not any(valid for _, valid in model.learned[0])
+    assert [count for count, _ in model.learned[1]] == [16, pixels, pixels]
+    assert model.unknown == unknown
 
 
 @pytest.mark.parametrize('name', ['online_frames', 'online_reset'])

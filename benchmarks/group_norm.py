@@ -1,0 +1,161 @@
+"""The small model with GroupNorm in its body, as the paper has it, in place of frozen BatchNorm.
+
+    .venv/bin/python benchmarks/group_norm.py distil DATA --out runs/group-norm
+    .venv/bin/python benchmarks/group_norm.py train small --start runs/group-norm/parent.safetensors \
+        --data DATA --out runs/group-norm/brief --steps 150
+
+`distil` begins with the body of the shipped parent. Each GroupNorm starts as close as it can get:
+its scale and shift are those that reproduce the BatchNorm's output on an average picture. Then the
+new body learns to reproduce the features C2 to C5 of the old one on pictures without their masks;
+`group_norm.csv` beside the trainings' results keeps how far it is. All other calls are calls of
+`eosvos`, with such a body in the place of Lite0's: DATA and the rest as in `ablation.py`.
+"""
+
+import csv
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import eosvos.small
+from eosvos.core import generator
+from eosvos.datasets import HELD_OUT, training_sets
+from eosvos.weights import load_model, save_weights
+
+CHANNELS = 8  # of a group: all widths of Lite0 are multiples of it
+SETS = 'davis', 'duts', 'ecssd', 'coco128', 'cats', 'pennfudan'
+SIZE = 192, 320  # of the pictures
+BATCH = 4
+LOG = Path(__file__).with_name('ablation') / 'group_norm.csv'
+
+
+class ConvGroupNorm(nn.Module):
+    "`ConvNorm` with a GroupNorm, which knows no statistics but those of its picture."
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+    ):  # as those of `ConvNorm`
+        super().__init__()
+        padding = kernel // 2
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.bn = nn.GroupNorm(outputs // CHANNELS, outputs)  # by its name rates are found
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H / stride, ...)
+        return self.bn(self.conv(x))
+
+
+def take_over(old: nn.Module, new: nn.Module, images: Tensor) -> None:  # images: (B, 3, H, W)
+    "Give a body with GroupNorm the weights and, on an average picture, the outputs of another."
+    pairs = [
+        (theirs, ours)
+        for theirs, ours in zip(old.modules(), new.modules())
+        if isinstance(ours, ConvGroupNorm)
+    ]
+    hooks = [
+        theirs.register_forward_hook(lambda _, x, y, pair=pair: _start(*pair, y))
+        for pair in pairs
+        for theirs in pair[:1]
+    ]
+    with torch.no_grad():
+        old(images)
+    for hook in hooks:
+        hook.remove()
+
+
+def _start(old, new, out):  # of the old one: (B, C, H, W)
+    "Scale and shift of each group such that its mean and deviation are what they were."
+    scale, shift = old.bn.scale_and_shift()
+    new.conv.weight.copy_(old.conv.weight * scale[:, None, None, None])
+    raw = out - shift[:, None, None]  # what the new convolution gives
+    parts = raw.unflatten(1, (-1, CHANNELS)).flatten(2)  # (B, groups, ...)
+    new.bn.weight.copy_(parts.std(2).mean(0).repeat_interleave(CHANNELS))
+    new.bn.bias.copy_(parts.mean(2).mean(0).repeat_interleave(CHANNELS) + shift)
+
+
+def distance(new: list[Tensor], old: list[Tensor]) -> Tensor:  # for each level: (B, C, H, W)
+    "Squared difference as a share of the old features' variance: (levels,)."
+    shares = [
+        F.mse_loss(ours, theirs) / theirs.var() for ours, theirs in zip(new, old, strict=True)
+    ]
+    return torch.stack(shares)
+
+
+def pictures(data: Path, key: tuple, count: int, held_out: bool) -> Tensor:  # (count, 3, H, W)
+    "Some pictures of training, or of the sequences held out."
+    if held_out:
+        found = training_sets(data, ['davis'])['davis']
+        pool = [s for s in found if s.name in HELD_OUT]
+    else:
+        sets = list(training_sets(data, SETS, HELD_OUT).values())
+    chosen, random = [], generator(*key)
+    for _ in range(count):
+        if not held_out:
+            pool = sets[torch.randint(len(sets), (), generator=random)]
+        sequence = pool[torch.randint(len(pool), (), generator=random)]
+        i = int(torch.randint(len(sequence.frames), (), generator=random))
+        image = sequence.image(i)[None]
+        chosen.append(F.interpolate(image, SIZE, mode='bilinear', antialias=True))
+    return torch.cat(chosen)
+
+
+def distil(data: Path, out: Path, steps: int, lr: float) -> None:
+    "Write the parent with the new body, and the table of how it came to its features."
+    old, config = load_model('parent')
+    eosvos.small.ConvNorm = ConvGroupNorm
+    new = eosvos.small.build(config)
+    rest = {k: v for k, v in old.state_dict().items() if not k.startswith('backbone.body.')}
+    new.load_state_dict(rest, strict=False)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (config.image.mean, config.image.std))
+    view = lambda *key, count=BATCH, held_out=False: (  # noqa: E731
+        pictures(data, key, count, held_out) - mean
+    ) / std
+    test = view('test', count=32, held_out=True)
+    take_over(old.backbone.body, new.backbone.body, view('start', count=32))
+    with torch.no_grad():
+        truth = old.backbone.body(test)
+    optimizer = torch.optim.Adam(new.backbone.body.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    table = [['step', 'C2', 'C3', 'C4', 'C5']]
+    out.mkdir(parents=True, exist_ok=True)
+    for step in range(steps + 1):
+        if step in (0, 10, 25, 50, 100, 200, 400, 800) or step == steps:
+            with torch.no_grad():
+                shares = distance(new.backbone.body(test), truth).tolist()
+            table.append([step, *(f'{share:.4f}' for share in shares)])
+            print(*table[-1], flush=True)
+            save_weights(new, config, out / f'parent-{step}.safetensors', dict(steps=str(step)))
+        if step == steps:
+            break
+        images = view('train', step)
+        with torch.no_grad():
+            wanted = old.backbone.body(images)
+        loss = distance(new.backbone.body(images), wanted).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with LOG.open('w', newline='') as file:
+        csv.writer(file, lineterminator='\n').writerows(table)
+
+
+def main() -> None:
+    if sys.argv[1:2] != ['distil']:
+        eosvos.small.ConvNorm = ConvGroupNorm
+        from eosvos.cli import app
+
+        return app()
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument('distil', choices=['distil'])
+    parser.add_argument('data', type=Path)
+    parser.add_argument('--out', type=Path, default=Path('runs/group-norm'))
+    parser.add_argument('--steps', type=int, default=800)
+    parser.add_argument('--lr', type=float, default=2e-4)
+    a = parser.parse_args()
+    distil(a.data, a.out, a.steps, a.lr)
+
+
+if __name__ == '__main__':
+    main()
