@@ -1,8 +1,8 @@
 """The small model with GroupNorm in its body, as the paper has it, in place of frozen BatchNorm.
 
     .venv/bin/python benchmarks/group_norm.py distil DATA --out runs/group-norm
-    .venv/bin/python benchmarks/group_norm.py train small --start runs/group-norm/parent.safetensors \
-        --data DATA --out runs/group-norm/brief --steps 150
+    .venv/bin/python benchmarks/group_norm.py train small --steps 150 \
+        --start runs/group-norm/parent-400.safetensors --data DATA --out runs/group-norm/brief
 
 `distil` begins with the body of the shipped parent. Each GroupNorm starts as close as it can get:
 its scale and shift are those that reproduce the BatchNorm's output on an average picture. Then the

@@ -2,6 +2,11 @@
 
     python data_scripts/make_instance_test.py ../data --out runs/instances
 
+Settings are not chosen on these clips but on others of the same sequences, at other places:
+
+    python data_scripts/make_instance_test.py ../data --list runs/composed.csv --choose --seed 77
+    python data_scripts/make_instance_test.py ../data --list runs/composed.csv --out runs/composed
+
 So finding what stands out is not enough. The objects of two DAVIS 2016 training sequences that no
 training sees (`eosvos.datasets.HELD_OUT`) are put into one clip: the second, cut out by its mask,
 moves through the frames of the first, and hides part of it where they meet. `instance_test.csv`
@@ -118,11 +123,11 @@ def choose(sets: dict[str, Sequence], seed: int = 1) -> list[dict]:
     return rows
 
 
-def make(data: Path, out: Path) -> None:
-    "Write all clips of the list as a DAVIS 2017 tree."
+def make(data: Path, out: Path, listed: Path | None = None) -> None:
+    "Write all clips of a list as a DAVIS 2017 tree; the instance test ends with bmx-trees."
     sets, rows = (
         {s.name: s for s in davis(data / 'DAVIS', 'train', '240p')},
-        list(csv.DictReader(LIST.open())),
+        list(csv.DictReader((listed or LIST).open())),
     )
     for row in rows:
         images, masks = (
@@ -136,13 +141,16 @@ def make(data: Path, out: Path) -> None:
             )
             write_mask(masks / f'{i:05d}.png', ids)
         print(f'{row["name"]}: {i + 1} frames', flush=True)
-    for kind, year in ('JPEGImages', ''), ('Annotations', '-2017'):
-        link = out / kind / '480p' / REAL
-        if not link.is_symlink():
-            link.symlink_to((data / f'DAVIS/{kind}{year}/480p' / REAL).resolve())
+    listed_names = [row['name'] for row in rows]
+    if not listed:
+        listed_names.append(REAL)
+        for kind, year in ('JPEGImages', ''), ('Annotations', '-2017'):
+            link = out / kind / '480p' / REAL
+            if not link.is_symlink():
+                link.symlink_to((data / f'DAVIS/{kind}{year}/480p' / REAL).resolve())
     names = out / 'ImageSets/2017/val.txt'
     names.parent.mkdir(parents=True, exist_ok=True)
-    names.write_text(''.join(f'{name}\n' for name in [*(row['name'] for row in rows), REAL]))
+    names.write_text(''.join(f'{name}\n' for name in listed_names))
 
 
 def main() -> None:
@@ -151,14 +159,17 @@ def main() -> None:
     parser.add_argument(
         '--out', type=Path, default=Path('runs/instances'), help='folder that gets the tree'
     )
+    parser.add_argument('--list', type=Path, help='another table of clips')
     parser.add_argument('--choose', action='store_true', help='draw the list anew instead')
+    parser.add_argument('--seed', type=int, default=1, help='of the draws')
     arguments = parser.parse_args()
     if not arguments.choose:
-        return make(arguments.data, arguments.out)
+        return make(arguments.data, arguments.out, arguments.list)
     rows = choose(
-        {s.name: s for s in davis(arguments.data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT}
+        {s.name: s for s in davis(arguments.data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT},
+        arguments.seed,
     )
-    with LIST.open('w', newline='') as file:
+    with (arguments.list or LIST).open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)

@@ -39,6 +39,9 @@ def test_clips_are_exact_and_read_as_davis_2017(tmp_path, monkeypatch):
     made, real = davis(tmp_path / 'set', 'val', year=2017)
     assert real.name == 'bmx-trees' and real.ids == [1, 2] and len(real.frames) == 80
     assert made.ids == [1, 2] and len(made.frames) == 3
+    script.make(data, tmp_path / 'other', few)
+    (other,) = davis(tmp_path / 'other', 'val', year=2017)
+    assert other.name == made.name, 'another list holds nothing but its clips'
     sets = {s.name: s for s in davis(data / 'DAVIS', 'train', '240p')}
     row = ROWS[0]
     base = sets[row['base']]
