@@ -22,9 +22,9 @@ tensor take no shared outer step. What the end of a row's name says:
 - `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
 - `ona`: online adaptation.
 
-All rows but those of `beside` fine-tune without collages (`--fine-tune.paste 0`). `group_norm.py`
-says how the weights of `brief-groupnorm-1` come about, and `opinion.csv` is `follow_scores` with and
-without `online_agree` (`e-osvos-10-ona`; held-out and composed clips, every second frame).
+All rows but those of `beside` fine-tune without collages (`--fine-tune.paste 0`). How the weights
+of `brief-groupnorm-1` come about is said in `group_norm.py`. `opinion.csv` is `follow_scores` with
+`online_agree` and without, on held-out and composed clips, every second frame.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
         found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--nearness', '0']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
     found = {row: (name, [*options, *PLAIN]) for row, (name, options) in found.items()}
-    for end in '10', '10-ona', '50', '100':
+    for end in '10', '10-ona', '100':
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}']
     return found
 
