@@ -14,6 +14,7 @@ new body learns to reproduce the features C2 to C5 of the old one on pictures wi
 import csv
 import sys
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import eosvos.small
+from eosvos.cli import app
 from eosvos.core import generator
 from eosvos.datasets import HELD_OUT, training_sets
 from eosvos.weights import load_model, save_weights
@@ -49,15 +51,10 @@ class ConvGroupNorm(nn.Module):
 
 def take_over(old: nn.Module, new: nn.Module, images: Tensor) -> None:  # images: (B, 3, H, W)
     "Give a body with GroupNorm the weights and, on an average picture, the outputs of another."
-    pairs = [
-        (theirs, ours)
+    hooks = [
+        theirs.register_forward_hook(partial(_start, ours))
         for theirs, ours in zip(old.modules(), new.modules())
         if isinstance(ours, ConvGroupNorm)
-    ]
-    hooks = [
-        theirs.register_forward_hook(lambda _, x, y, pair=pair: _start(*pair, y))
-        for pair in pairs
-        for theirs in pair[:1]
     ]
     with torch.no_grad():
         old(images)
@@ -65,14 +62,15 @@ def take_over(old: nn.Module, new: nn.Module, images: Tensor) -> None:  # images
         hook.remove()
 
 
-def _start(old, new, out):  # of the old one: (B, C, H, W)
+def _start(new, old, inputs, out):  # out: (B, C, H, W), of the old layer
     "Scale and shift of each group such that its mean and deviation are what they were."
     scale, shift = old.bn.scale_and_shift()
     new.conv.weight.copy_(old.conv.weight * scale[:, None, None, None])
     raw = out - shift[:, None, None]  # what the new convolution gives
     parts = raw.unflatten(1, (-1, CHANNELS)).flatten(2)  # (B, groups, ...)
-    new.bn.weight.copy_(parts.std(2).mean(0).repeat_interleave(CHANNELS))
-    new.bn.bias.copy_(parts.mean(2).mean(0).repeat_interleave(CHANNELS) + shift)
+    deviation, mean = parts.std(2, correction=0).mean(0), parts.mean(2).mean(0)
+    new.bn.weight.copy_(deviation.repeat_interleave(CHANNELS))
+    new.bn.bias.copy_(mean.repeat_interleave(CHANNELS) + shift)
 
 
 def distance(new: list[Tensor], old: list[Tensor]) -> Tensor:  # for each level: (B, C, H, W)
@@ -83,21 +81,17 @@ def distance(new: list[Tensor], old: list[Tensor]) -> Tensor:  # for each level:
     return torch.stack(shares)
 
 
-def pictures(data: Path, key: tuple, count: int, held_out: bool) -> Tensor:  # (count, 3, H, W)
-    "Some pictures of training, or of the sequences held out."
-    if held_out:
-        found = training_sets(data, ['davis'])['davis']
-        pool = [s for s in found if s.name in HELD_OUT]
-    else:
-        sets = list(training_sets(data, SETS, HELD_OUT).values())
+def pictures(sets: list[list], key: tuple, count: int) -> Tensor:  # (count, 3, *SIZE)
+    "Frames of random sequences of random sets."
     chosen, random = [], generator(*key)
+
+    def draw(items):
+        return items[int(torch.randint(len(items), (), generator=random))]
+
     for _ in range(count):
-        if not held_out:
-            pool = sets[torch.randint(len(sets), (), generator=random)]
-        sequence = pool[torch.randint(len(pool), (), generator=random)]
-        i = int(torch.randint(len(sequence.frames), (), generator=random))
-        image = sequence.image(i)[None]
-        chosen.append(F.interpolate(image, SIZE, mode='bilinear', antialias=True))
+        sequence = draw(draw(sets))
+        image = sequence.image(draw(range(len(sequence.frames))))
+        chosen.append(F.interpolate(image[None], SIZE, mode='bilinear', antialias=True))
     return torch.cat(chosen)
 
 
@@ -108,12 +102,16 @@ def distil(data: Path, out: Path, steps: int, lr: float) -> None:
     new = eosvos.small.build(config)
     rest = {k: v for k, v in old.state_dict().items() if not k.startswith('backbone.body.')}
     new.load_state_dict(rest, strict=False)
+    trained = list(training_sets(data, SETS, HELD_OUT).values())
+    videos = training_sets(data, ['davis'])['davis']
+    held_out = [[s for s in videos if s.name in HELD_OUT]]
     mean, std = (torch.tensor(v)[:, None, None] for v in (config.image.mean, config.image.std))
-    view = lambda *key, count=BATCH, held_out=False: (  # noqa: E731
-        pictures(data, key, count, held_out) - mean
-    ) / std
-    test = view('test', count=32, held_out=True)
-    take_over(old.backbone.body, new.backbone.body, view('start', count=32))
+
+    def normalised(sets, count, *key):
+        return (pictures(sets, key, count) - mean) / std
+
+    test = normalised(held_out, 32, 'test')
+    take_over(old.backbone.body, new.backbone.body, normalised(trained, 32, 'start'))
     with torch.no_grad():
         truth = old.backbone.body(test)
     optimizer = torch.optim.Adam(new.backbone.body.parameters(), lr)
@@ -121,7 +119,7 @@ def distil(data: Path, out: Path, steps: int, lr: float) -> None:
     table = [['step', 'C2', 'C3', 'C4', 'C5']]
     out.mkdir(parents=True, exist_ok=True)
     for step in range(steps + 1):
-        if step in (0, 10, 25, 50, 100, 200, 400, 800) or step == steps:
+        if step in (0, 10, 25, 50, 100, 200) or step == steps:
             with torch.no_grad():
                 shares = distance(new.backbone.body(test), truth).tolist()
             table.append([step, *(f'{share:.4f}' for share in shares)])
@@ -129,7 +127,7 @@ def distil(data: Path, out: Path, steps: int, lr: float) -> None:
             save_weights(new, config, out / f'parent-{step}.safetensors', dict(steps=str(step)))
         if step == steps:
             break
-        images = view('train', step)
+        images = normalised(trained, BATCH, 'train', step)
         with torch.no_grad():
             wanted = old.backbone.body(images)
         loss = distance(new.backbone.body(images), wanted).sum()
@@ -144,14 +142,12 @@ def distil(data: Path, out: Path, steps: int, lr: float) -> None:
 def main() -> None:
     if sys.argv[1:2] != ['distil']:
         eosvos.small.ConvNorm = ConvGroupNorm
-        from eosvos.cli import app
-
         return app()
     parser = ArgumentParser(description=__doc__)
     parser.add_argument('distil', choices=['distil'])
     parser.add_argument('data', type=Path)
     parser.add_argument('--out', type=Path, default=Path('runs/group-norm'))
-    parser.add_argument('--steps', type=int, default=800)
+    parser.add_argument('--steps', type=int, default=400)
     parser.add_argument('--lr', type=float, default=2e-4)
     a = parser.parse_args()
     distil(a.data, a.out, a.steps, a.lr)
