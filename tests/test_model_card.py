@@ -78,6 +78,9 @@ def test_sentences_of_small():
             *measured('long-1-10')
         ),
         'With them, ten steps, seed 1: {}, {} and {}.'.format(*measured('beside-1-10')),
+        'the weights of the first frame agree: {}, {} and {}.'.format(
+            *measured('beside-1-10-ona')
+        ),
     ]
     assert [s for s in said if s not in card('small')] == []
 
