@@ -22,8 +22,8 @@ tensor take no shared outer step. What the end of a row's name says:
 - `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
 - `ona`: online adaptation.
 
-All rows but those of `beside` fine-tune without collages (`--fine-tune.paste 0`). How the weights
-of `brief-groupnorm-1` come about is said in `group_norm.py`. `opinion.csv` is `follow_scores` with
+All rows but those of `beside` are without collages and second opinion (`PLAIN`). How the weights of
+`brief-groupnorm-1` come about is said in `group_norm.py`. `opinion.csv` is `follow_scores` with
 `online_agree` and without, on held-out and composed clips, every second frame.
 """
 
@@ -52,7 +52,8 @@ RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
 SEED_2 = ['--seed', '2']
 ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
-PLAIN = ['--fine-tune.paste', '0']  # nothing lies over the copies of the first frame
+# nothing lies over the copies of the first frame; past masks are learned as they are
+PLAIN = ['--fine-tune.paste', '0', '--no-online-agree']
 BRIEF = ['small', '--steps', '150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
