@@ -657,12 +657,13 @@ def test_an_object_is_followed_in_bfloat16_as_in_float32():
     given, found = {0: read_mask(DEMO / 'masks/00000.png')[::2, ::2]}, {}
     for precision in 'float32', 'bf16':
         tracker = load('small', 'cpu')
-        config = replace(tracker.config, fine_tune=FineTuneConfig(3, 1, clip=10.0))
+        # one step: at learned rates, a few more make of float32's own rounding another mask
+        config = replace(tracker.config, fine_tune=FineTuneConfig(1, 1, clip=10.0))
         model = tracker.model
         model.precision = precision
         model.image_config = replace(model.image_config, min_side=128, max_side=224)
         frames = follow(replace(tracker, config=config), clip, given)
         found[precision] = [ids == 1 for _, ids in frames]
     for i, (exact, rough) in enumerate(zip(found['float32'], found['bf16'], strict=True)):
-        assert (exact & rough).sum() > 0.8 * (exact | rough).sum() > 0
+        assert (exact & rough).sum() > 0.9 * (exact | rough).sum() > 0
         assert torch.equal(exact, rough) == (i == 0)  # the first mask is given
