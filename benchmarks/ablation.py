@@ -131,6 +131,8 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     found = {row: (name, [*options, *PLAIN]) for row, (name, options) in found.items()}
     for end in '10', '10-ona', '100':
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}']
+    for end in '10', '10-ona':
+        found[f'beside-1-{end}-again'] = 'common-1', ['--variant', f'e-osvos-{end}', *SEED_2]
     return found
 
 
