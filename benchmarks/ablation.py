@@ -22,9 +22,10 @@ tensor take no shared outer step. What the end of a row's name says:
 - `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
 - `ona`: online adaptation.
 
-All rows but those of `beside` are without collages and second opinion (`PLAIN`). How the weights of
-`brief-groupnorm-1` come about is said in `group_norm.py`. `opinion.csv` is `follow_scores` with
-`online_agree` and without, on held-out and composed clips, every second frame.
+All rows but those of `beside` fine-tune without collages (`PLAIN`); those of `beside` that adapt
+ask for a second opinion. How the weights of `brief-groupnorm-1` come about is said in `group_norm.py`.
+`opinion.csv` is `follow_scores` with `online_agree` and without, with collages; of the held-out and
+composed clips every second frame.
 """
 
 import argparse
@@ -52,8 +53,7 @@ RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
 SEED_2 = ['--seed', '2']
 ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
-# nothing lies over the copies of the first frame; past masks are learned as they are
-PLAIN = ['--fine-tune.paste', '0', '--no-online-agree']
+PLAIN = ['--fine-tune.paste', '0']  # nothing lies over the copies of the first frame
 BRIEF = ['small', '--steps', '150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
@@ -129,10 +129,11 @@ def rows() -> dict[str, tuple[str, list[str]]]:
         found[f'{name}-10-score'] = name, ['--variant', 'e-osvos-10', '--nearness', '0']
         found[f'{name}-10-ona'] = name, ['--variant', 'e-osvos-10-ona']
     found = {row: (name, [*options, *PLAIN]) for row, (name, options) in found.items()}
-    for end in '10', '10-ona', '100':
-        found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}']
+    for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
+        found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
     for end in '10', '10-ona':
-        found[f'beside-1-{end}-again'] = 'common-1', ['--variant', f'e-osvos-{end}', *SEED_2]
+        folder, options = found[f'beside-1-{end}']
+        found[f'beside-1-{end}-again'] = folder, [*options, *SEED_2]
     return found
 
 
