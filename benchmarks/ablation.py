@@ -22,10 +22,10 @@ tensor take no shared outer step. What the end of a row's name says:
 - `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
 - `ona`: online adaptation.
 
-All rows but those of `beside` fine-tune without collages (`PLAIN`); those of `beside` that adapt
-ask for a second opinion. How the weights of `brief-groupnorm-1` come about is said in `group_norm.py`.
-`opinion.csv` is `follow_scores` with `online_agree` and without, with collages; of the held-out and
-composed clips every second frame.
+All rows but those of `beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt
+ask for a second opinion. How the weights of `brief-groupnorm-1` come about is said in
+`group_norm.py`. `opinion.csv` is `follow_scores` with `online_agree` and without, with collages;
+of the held-out and composed clips every second frame.
 """
 
 import argparse
