@@ -25,6 +25,7 @@ import eosvos.small
 from eosvos.cli import app
 from eosvos.core import generator
 from eosvos.datasets import HELD_OUT, training_sets
+from eosvos.small import ConvNorm
 from eosvos.weights import load_model, save_weights
 
 CHANNELS = 8  # of a group: all widths of Lite0 are multiples of it
@@ -34,16 +35,13 @@ BATCH = 4
 LOG = Path(__file__).with_name('ablation') / 'group_norm.csv'
 
 
-class ConvGroupNorm(nn.Module):
-    "`ConvNorm` with a GroupNorm, which knows no statistics but those of its picture."
+class ConvGroupNorm(ConvNorm):
+    "The same with a GroupNorm, which knows no statistics but those of its picture."
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-    ):  # as those of `ConvNorm`
-        super().__init__()
-        padding = kernel // 2
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
-        self.bn = nn.GroupNorm(outputs // CHANNELS, outputs)  # by its name rates are found
+    def __init__(self, *shape, **more):  # as those of `ConvNorm`
+        super().__init__(*shape, **more)
+        channels = self.conv.out_channels
+        self.bn = nn.GroupNorm(channels // CHANNELS, channels)  # by its name rates are found
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H / stride, ...)
         return self.bn(self.conv(x))

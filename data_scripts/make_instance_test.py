@@ -2,11 +2,6 @@
 
     python data_scripts/make_instance_test.py ../data --out runs/instances
 
-Settings are not chosen on these clips but on others of the same sequences, at other places:
-
-    python data_scripts/make_instance_test.py ../data --list runs/composed.csv --choose --seed 77
-    python data_scripts/make_instance_test.py ../data --list runs/composed.csv --out runs/composed
-
 So finding what stands out is not enough. The objects of two DAVIS 2016 training sequences that no
 training sees (`eosvos.datasets.HELD_OUT`) are put into one clip: the second, cut out by its mask,
 moves through the frames of the first, and hides part of it where they meet. `instance_test.csv`
@@ -14,6 +9,11 @@ beside this file lists the clips; it was drawn with `--choose`, once, before any
 on it. bmx-trees with its two true objects comes last. The result has the layout of DAVIS 2017, with
 the split `val`; the same call writes the same masks, and the same pictures with the same version of
 Pillow.
+
+Settings are not chosen on these clips but on others of the same sequences, at other places:
+
+    python data_scripts/make_instance_test.py ../data --list runs/composed.csv --choose --seed 77
+    python data_scripts/make_instance_test.py ../data --list runs/composed.csv --out runs/composed
 """
 
 import argparse

@@ -69,7 +69,7 @@ class SegmentConfig:
     online_frames: Literal['released', 'submission', 'paper'] = 'released'
     # weights that an adaptation starts from: tuned on the first frame, untuned, or the last ones
     online_reset: Literal['first', 'initial', 'none'] = 'first'
-    online_agree: bool = False  # learn past pixels only where the first weights agree
+    online_agree: bool = False  # learn past pixels only where the first weights agree; paper: all
     nearness: float = 0.0  # share of the rank that the IoU with the last box decides (paper: 0)
     max_growth: float = 0.0  # a box so many times larger is another thing; 0: believed (the paper)
     fill: float = 0.0  # share of a search window's side that the last box fills; 0: whole frames

@@ -1,4 +1,4 @@
-"The small body with GroupNorm: where its self-distillation begins, and what it learns from."
+"The small body with GroupNorm: where its self-distillation begins."
 
 import importlib.util
 from pathlib import Path
