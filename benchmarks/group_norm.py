@@ -1,19 +1,17 @@
-"""The small model with GroupNorm in its body, as the paper has it, in place of frozen BatchNorm.
+"""Self-distillation: from the parent, with frozen BatchNorm, to one with GroupNorm in its body.
 
-    .venv/bin/python benchmarks/group_norm.py distil DATA --out runs/group-norm
-    .venv/bin/python benchmarks/group_norm.py train small --steps 150 \
-        --start runs/group-norm/parent-400.safetensors --data DATA --out runs/group-norm/brief
+    .venv/bin/python benchmarks/group_norm.py DATA --out runs/group-norm
 
-`distil` begins with the body of the shipped parent. Each GroupNorm starts as close as it can get:
-its scale and shift are those that reproduce the BatchNorm's output on an average picture. Then the
-new body learns to reproduce the features C2 to C5 of the old one on pictures without their masks;
-`group_norm.csv` beside the trainings' results keeps how far it is. All other calls are calls of
-`eosvos`, with such a body in the place of Lite0's: DATA and the rest as in `ablation.py`.
+DATA is that of `ablation.py`. The last file that is written, `parent-400.safetensors`, is shipped
+as `parent-group`: meta-training starts from it. Each GroupNorm starts as close as it can get: its
+scale and shift are those that reproduce the BatchNorm's output on an average picture. Then the new
+body learns to reproduce the features C2 to C5 of the old one on pictures without their masks;
+`group_norm.csv` beside the trainings' results keeps how far it is.
 """
 
 import csv
-import sys
 from argparse import ArgumentParser
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,30 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import eosvos.small
-from eosvos.cli import app
 from eosvos.core import generator
 from eosvos.datasets import HELD_OUT, training_sets
-from eosvos.small import ConvNorm
+from eosvos.small import ConvGroupNorm, build
 from eosvos.weights import load_model, save_weights
 
-CHANNELS = 8  # of a group: all widths of Lite0 are multiples of it
 SETS = 'davis', 'duts', 'ecssd', 'coco128', 'cats', 'pennfudan'
 SIZE = 192, 320  # of the pictures
 BATCH = 4
 LOG = Path(__file__).with_name('ablation') / 'group_norm.csv'
-
-
-class ConvGroupNorm(ConvNorm):
-    "The same with a GroupNorm, which knows no statistics but those of its picture."
-
-    def __init__(self, *shape, **more):  # as those of `ConvNorm`
-        super().__init__(*shape, **more)
-        channels = self.conv.out_channels
-        self.bn = nn.GroupNorm(channels // CHANNELS, channels)  # by its name rates are found
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H / stride, ...)
-        return self.bn(self.conv(x))
 
 
 def take_over(old: nn.Module, new: nn.Module, images: Tensor) -> None:  # images: (B, 3, H, W)
@@ -65,10 +48,11 @@ def _start(new, old, inputs, out):  # out: (B, C, H, W), of the old layer
     scale, shift = old.bn.scale_and_shift()
     new.conv.weight.copy_(old.conv.weight * scale[:, None, None, None])
     raw = out - shift[:, None, None]  # what the new convolution gives
-    parts = raw.unflatten(1, (-1, CHANNELS)).flatten(2)  # (B, groups, ...)
+    parts = raw.unflatten(1, (new.bn.num_groups, -1)).flatten(2)  # (B, groups, ...)
     deviation, mean = parts.std(2, correction=0).mean(0), parts.mean(2).mean(0)
-    new.bn.weight.copy_(deviation.repeat_interleave(CHANNELS))
-    new.bn.bias.copy_(mean.repeat_interleave(CHANNELS) + shift)
+    channels = len(shift) // new.bn.num_groups  # of a group
+    new.bn.weight.copy_(deviation.repeat_interleave(channels))
+    new.bn.bias.copy_(mean.repeat_interleave(channels) + shift)
 
 
 def distance(new: list[Tensor], old: list[Tensor]) -> Tensor:  # for each level: (B, C, H, W)
@@ -96,8 +80,8 @@ def pictures(sets: list[list], key: tuple, count: int) -> Tensor:  # (count, 3, 
 def distil(data: Path, out: Path, steps: int, lr: float) -> None:
     "Write the parent with the new body, and the table of how it came to its features."
     old, config = load_model('parent')
-    eosvos.small.ConvNorm = ConvGroupNorm
-    new = eosvos.small.build(config)
+    config = replace(config, body='lite0-group')
+    new = build(config)
     rest = {k: v for k, v in old.state_dict().items() if not k.startswith('backbone.body.')}
     new.load_state_dict(rest, strict=False)
     trained = list(training_sets(data, SETS, HELD_OUT).values())
@@ -122,7 +106,8 @@ def distil(data: Path, out: Path, steps: int, lr: float) -> None:
                 shares = distance(new.backbone.body(test), truth).tolist()
             table.append([step, *(f'{share:.4f}' for share in shares)])
             print(*table[-1], flush=True)
-            save_weights(new, config, out / f'parent-{step}.safetensors', dict(steps=str(step)))
+            notes = dict(stage='distilled', start='parent', steps=str(step))
+            save_weights(new, config, out / f'parent-{step}.safetensors', notes)
         if step == steps:
             break
         images = normalised(trained, BATCH, 'train', step)
@@ -138,11 +123,7 @@ def distil(data: Path, out: Path, steps: int, lr: float) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:2] != ['distil']:
-        eosvos.small.ConvNorm = ConvGroupNorm
-        return app()
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('distil', choices=['distil'])
     parser.add_argument('data', type=Path)
     parser.add_argument('--out', type=Path, default=Path('runs/group-norm'))
     parser.add_argument('--steps', type=int, default=400)

@@ -145,7 +145,7 @@ def load(
     """
     where = find_device(device)
     model, about = load_model(name_or_file, where)
-    config = SMALL_SEGMENT if about.body == 'lite0' else PAPER_SEGMENT
+    config = PAPER_SEGMENT if about.body == 'resnet50' else SMALL_SEGMENT
     rates, names = load_rates(name_or_file), dict(model.named_parameters()).keys()
     if not rates:
         return Tracker(model, 1e-3, config)

@@ -273,7 +273,7 @@ class RoIHeads(nn.Module):
 class ModelConfig:
     "Everything that decides which model is built; the defaults are the paper's."
 
-    body: str = 'resnet50'  # or 'lite0'
+    body: str = 'resnet50'  # or 'lite0', and with GroupNorm 'lite0-group'
     channels: int = 256  # of every level of the pyramid
     classes: int = 2  # background included
     image: ImageConfig = ImageConfig()

