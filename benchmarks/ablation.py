@@ -12,8 +12,8 @@ Two processes of one thread share each training and each measurement. What is in
 when called again. A measurement is one call of `eosvos benchmark`; its result is kept in
 `benchmarks/ablation/SET/ROW.json`. The single rates of the handcrafted rows are searched on the
 five sequences held out of DAVIS train (every second frame); `benchmarks/ablation/grid.csv` keeps
-the J of each. Rows of `common` are of the preset `small`; in rows of `neuron` the rates of a
-tensor take no shared outer step. What the end of a row's name says:
+the J of each. In rows of `neuron` the rates of a tensor take no shared outer step. What the end of
+a row's name says:
 
 - `bold`: the rate that the learned ones start from, also the best of the grid for fifty steps;
 - `again`: other random draws while fine-tuning and following;
@@ -22,9 +22,10 @@ tensor take no shared outer step. What the end of a row's name says:
 - `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
 - `ona`: online adaptation.
 
-All rows but those of `beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt
-ask for a second opinion. How the weights of `brief-groupnorm-1` come about is said in
-`group_norm.py`. `opinion.csv` is `follow_scores` with `online_agree` and without, with collages;
+Rows of `group` are of the preset `small`, with GroupNorm; those of `common` are of the one before
+it (`FIRST`), with frozen BatchNorm, as are all others but `brief-groupnorm`. All rows but those of
+`group` and `beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt ask for a
+second opinion. `opinion.csv` is `follow_scores` with `online_agree` and without, with collages;
 of the held-out and composed clips every second frame.
 """
 
@@ -52,19 +53,26 @@ from eosvos.weights import load_model, load_rates, read_weights, save_weights
 RESULTS = Path(__file__).with_name('ablation')
 GRID = '3e-4', '1e-3', '3e-3', '1e-2', '3e-2', '1e-1'
 SEED_2 = ['--seed', '2']
+FIRST = [  # the recipe of the first shipped model: frozen BatchNorm, other tasks
+    'small',
+    '--tasks.set-weights',
+    *'davis 0.4 coco128 0.2 pennfudan 0.2 ecssd 0.1 duts 0.05 horses 0.05'.split(),
+    *'--tasks.paste 0.9 --tasks.alike 0'.split(),
+]
 ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
 PLAIN = ['--fine-tune.paste', '0']  # nothing lies over the copies of the first frame
-BRIEF = ['small', '--steps', '150']  # a quarter of an hour, to compare what is learned
+BRIEF = [*FIRST, '--steps', '150']  # a quarter of an hour, to compare what is learned
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
-    'common-1': ['small'],
-    'common-2': ['small', *SEED_2],
-    'long-1': ['small', '--steps', '800', '--validate-every', '200'],  # twice the budget
-    'neuron-1': ['small', *ALONE],
-    'neuron-2': ['small', *ALONE, *SEED_2],
+    'group-1': ['small'],
+    'common-1': FIRST,
+    'common-2': [*FIRST, *SEED_2],
+    'long-1': [*FIRST, '--steps', '800', '--validate-every', '200'],  # twice the budget
+    'neuron-1': [*FIRST, *ALONE],
+    'neuron-2': [*FIRST, *ALONE, *SEED_2],
     # other tasks; when it was measured, the draws within a step were still those of seed 1
     'further-1': [
-        'small',
+        *FIRST,
         *ALONE,
         '--tasks.steps',
         '10',
@@ -78,7 +86,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
         '200',
     ],
     'rates-1': [
-        'small',
+        *FIRST,
         *ALONE,
         '--tasks.steps',
         '10',
@@ -89,6 +97,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     ],  # the initialisation stands still
     'brief-common-1': BRIEF,
     'brief-lovasz-1': BRIEF,
+    'brief-groupnorm-1': BRIEF,
     'brief-parameter-1': [*BRIEF, '--level', 'parameter'],
     'brief-neuron-1': [*BRIEF, *ALONE],
     'brief-neuron-2': [*BRIEF, *ALONE, *SEED_2],
@@ -96,9 +105,11 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'brief-model-2': [*BRIEF, *ALONE, '--level', 'model', *SEED_2],
     'brief-tensor-1': [*BRIEF, *ALONE, '--level', 'tensor'],
 }
-STARTS = {
-    'further-1': 'neuron-1'
-}  # whose weights a training starts from; all others from the parent's
+STARTS = {  # what a training starts from, if not from the parent
+    'group-1': 'parent-group',
+    'brief-groupnorm-1': 'parent-group',
+    'further-1': 'neuron-1',
+}
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:
@@ -131,9 +142,11 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     found = {row: (name, [*options, *PLAIN]) for row, (name, options) in found.items()}
     for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
-    for end in '10', '10-ona':
-        folder, options = found[f'beside-1-{end}']
-        found[f'beside-1-{end}-again'] = folder, [*options, *SEED_2]
+    for end in '0', '1', '10', '50', '100', '10-ona':
+        found[f'group-1-{end}'] = 'group-1', ['--variant', f'e-osvos-{end}']
+    for row in 'beside-1-10', 'beside-1-10-ona', 'group-1-10', 'group-1-10-ona':
+        folder, options = found[row]
+        found[f'{row}-again'] = folder, [*options, *SEED_2]
     return found
 
 
@@ -171,8 +184,20 @@ def complete(name: str, runs: Path) -> bool:
     return notes.get('outer_steps', notes.get('steps')) == str(steps_of(name))
 
 
+def distilled(parent: Path, data: Path, runs: Path) -> Path:  # the weights
+    "The parent with GroupNorm in its body."
+    file = runs / 'group-norm/parent-400.safetensors'
+    if not file.exists():
+        script = Path(__file__).with_name('group_norm.py')
+        command = [sys.executable, script, data, '--start', parent, '--out', file.parent]
+        subprocess.run(command, check=True)
+    return file
+
+
 def train(name: str, data: Path, runs: Path) -> Path:  # the weights
     "A training that is not complete, or nothing. SystemExit where it was interrupted."
+    if name == 'parent-group':
+        return distilled(train('parent', data, runs), data, runs)
     preset, *settings = TRAIN[name]
     if name != 'parent':
         start = train(STARTS.get(name, 'parent'), data, runs)

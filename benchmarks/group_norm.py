@@ -77,9 +77,9 @@ def pictures(sets: list[list], key: tuple, count: int) -> Tensor:  # (count, 3, 
     return torch.cat(chosen)
 
 
-def distil(data: Path, out: Path, steps: int, lr: float) -> None:
+def distil(start: str, data: Path, out: Path, steps: int, lr: float) -> None:
     "Write the parent with the new body, and the table of how it came to its features."
-    old, config = load_model('parent')
+    old, config = load_model(start)
     config = replace(config, body='lite0-group')
     new = build(config)
     rest = {k: v for k, v in old.state_dict().items() if not k.startswith('backbone.body.')}
@@ -125,11 +125,12 @@ def distil(data: Path, out: Path, steps: int, lr: float) -> None:
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument('data', type=Path)
+    parser.add_argument('--start', default='parent')
     parser.add_argument('--out', type=Path, default=Path('runs/group-norm'))
     parser.add_argument('--steps', type=int, default=400)
     parser.add_argument('--lr', type=float, default=2e-4)
     a = parser.parse_args()
-    distil(a.data, a.out, a.steps, a.lr)
+    distil(a.start, a.data, a.out, a.steps, a.lr)
 
 
 if __name__ == '__main__':
