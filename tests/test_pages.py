@@ -58,7 +58,7 @@ def stored_table(word):
 
 
 def test_our_scores_are_those_of_the_result_file():
-    result = read_json(ROOT / 'benchmarks/ablation/davis/common-1-10.json')
+    result = read_json(ROOT / 'benchmarks/ablation/davis/group-1-10.json')
     j, f, both = (f'{percent(result)[key]:.1f}' for key in ('J', 'F', 'J&F'))
     assert ['**mean**', j, f] in stored_table('sequence')
     (_, parameters, _, *scores, on, _), *others = stored_table('seconds a frame')
@@ -73,21 +73,15 @@ def test_table_of_deviations():
     model, config = load_model('small')
     with torch.device('meta'):
         paper = build(PAPER)
-    assert (
-        has(paper, nn.GroupNorm)
-        and not has(paper, FrozenBatchNorm2d)
-        and PAPER.roi.mask_loss == 'hinge'
-    )
-    assert (
-        has(model, FrozenBatchNorm2d)
-        and not has(model, nn.GroupNorm)
-        and config.roi.mask_loss == 'bce'
-    )
+    for one in paper, model:
+        assert has(one, nn.GroupNorm) and not has(one, FrozenBatchNorm2d)
+    groups = {m.num_channels / m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)}
+    assert groups == {8} and PAPER.roi.mask_loss == 'hinge' and config.roi.mask_loss == 'bce'
     fine, large = SMALL_SEGMENT.fine_tune, PAPER.image
-    assert (fine.batch, PAPER_SEGMENT.fine_tune.batch) == (1, 3) and config.body == 'lite0'
+    assert (fine.batch, PAPER_SEGMENT.fine_tune.batch) == (1, 3) and config.body == 'lite0-group'
     assert (
         missing(
-            'the small model: frozen BatchNorm |',
+            'the small model: groups of eight channels |',
             'the small model: cross-entropy |',
             'three augmented copies (small model: one)',
             'the small model: another thing lies over each (`--fine-tune.paste`)',
