@@ -496,7 +496,7 @@ def test_half_precision_rounds_features_alone(cup, how):
         (rough,) = model([image])
     for name, value in rough_losses.items():
         assert value.dtype == torch.float32 and value != losses[name]
-        torch.testing.assert_close(value, losses[name], rtol=0.02, atol=5e-4)
+        torch.testing.assert_close(value, losses[name], rtol=0.02, atol=1e-3)
     for name in ('boxes', 'scores', 'masks'):
         assert rough[name].dtype == torch.float32
     assert box_iou(exact['boxes'][:1], rough['boxes'][:1]) > 0.97

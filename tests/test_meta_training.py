@@ -266,7 +266,7 @@ def test_bfloat16_steps_see_the_weights_of_their_step(name, tmp_path):
         assert all(after < before for before, after in zip(losses, losses[1:], strict=False)), (
             losses
         )
-        assert losses[-1] < 0.7 * losses[0]
+        assert losses[-1] < 0.8 * losses[0]
 
 
 def test_channels_last_is_the_same_but_for_rounding(lesson):
