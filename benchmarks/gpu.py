@@ -71,7 +71,7 @@ def on_gpu(options: Namespace) -> bool:
 def make_model(options: Namespace) -> MaskRCNN:
     "The paper's model; in the tiny form the small one."
     if options.tiny or options.weights:
-        model, _ = load_model('parent' if options.tiny else options.weights, options.device)
+        model, _ = load_model('parent-group' if options.tiny else options.weights, options.device)
         if options.tiny:
             model.image_config = TINY.image
         return model
