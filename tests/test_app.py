@@ -1003,6 +1003,7 @@ def test_a_frame_painted_in_a_notebook_is_a_tensor_in_the_next_cell(browser, tmp
             page.on('request', lambda request: asked.append(request.url))
             page.goto(f'http://127.0.0.1:{port}/lab/tree/mine.ipynb?token=secret')
             page.set_default_timeout(120_000)
+            page.get_by_text('| Idle').wait_for()  # what is run without a kernel is forgotten
             page.locator('.jp-Cell textarea, .jp-Cell .cm-content').first.click()
             page.keyboard.press('Shift+Enter')
             canvas = page.locator('.eosvos canvas')
