@@ -106,7 +106,7 @@ def distil(start: str, data: Path, out: Path, steps: int, lr: float) -> None:
                 shares = distance(new.backbone.body(test), truth).tolist()
             table.append([step, *(f'{share:.4f}' for share in shares)])
             print(*table[-1], flush=True)
-            notes = dict(stage='distilled', start='parent', steps=str(step))
+            notes = dict(stage='distilled', start=Path(start).name, steps=str(step))
             save_weights(new, config, out / f'parent-{step}.safetensors', notes)
         if step == steps:
             break

@@ -470,8 +470,8 @@ def test_beta_reaches_the_box_loss():
 
 @pytest.fixture(scope='module')
 def cup():
-    "The shipped model, in training without own proposals, a frame, its target, and boxes near."
-    model = load_model('small')[0]
+    "A shipped model, in training without own proposals, a frame, its target, and boxes near."
+    model = load_model('parent-group')[0]
     model.rpn.config = replace(model.rpn.config, after_nms=(0, 200))
     image, ids = demo_frame()
     masks = (ids == 1)[None]
@@ -496,7 +496,7 @@ def test_half_precision_rounds_features_alone(cup, how):
         (rough,) = model([image])
     for name, value in rough_losses.items():
         assert value.dtype == torch.float32 and value != losses[name]
-        torch.testing.assert_close(value, losses[name], rtol=0.02, atol=1e-3)
+        torch.testing.assert_close(value, losses[name], rtol=0.02, atol=5e-4)
     for name in ('boxes', 'scores', 'masks'):
         assert rough[name].dtype == torch.float32
     assert box_iou(exact['boxes'][:1], rough['boxes'][:1]) > 0.97

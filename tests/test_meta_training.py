@@ -18,7 +18,7 @@ from eosvos.core import DEMO, demo_frame
 from eosvos.datasets import Sequence
 from eosvos.fine_tuning import as_target, initial_weights, learning_rates
 from eosvos.runs import Processes, read_log
-from eosvos.small import PAPER, SMALL, build
+from eosvos.small import PAPER, build
 from eosvos.tasks import Task
 from eosvos.train import (
     PRESETS,
@@ -242,7 +242,7 @@ def thin_file(folder):
     return str(folder / 'thin.safetensors')
 
 
-@pytest.mark.parametrize('name', ['small', 'thin'])
+@pytest.mark.parametrize('name', ['parent', 'thin'])
 def test_bfloat16_steps_see_the_weights_of_their_step(name, tmp_path):
     "On one batch, again and again, the losses fall from step to step as in float32."
     if name == 'thin':
@@ -251,8 +251,9 @@ def test_bfloat16_steps_see_the_weights_of_their_step(name, tmp_path):
         rates = {
             name: 0.1 * rate for name, rate in load_rates('small').items()
         }  # so small that roundings do not grow
-        start = str(tmp_path / 'small.safetensors')
-        save_weights(load_model('small')[0], tiny(SMALL), start, rates=rates)
+        start = str(tmp_path / 'parent.safetensors')
+        model, about = load_model('parent')
+        save_weights(model, tiny(about), start, rates=rates)
     image, ids = demo_frame()
     batch = [image[:, ::4, ::4]], [as_target((ids == 1)[::4, ::4])]
     task, totals = Task('repeated', 0, [batch] * 3, batch), {}
@@ -266,7 +267,7 @@ def test_bfloat16_steps_see_the_weights_of_their_step(name, tmp_path):
         assert all(after < before for before, after in zip(losses, losses[1:], strict=False)), (
             losses
         )
-        assert losses[-1] < 0.8 * losses[0]
+        assert losses[-1] < 0.7 * losses[0]
 
 
 def test_channels_last_is_the_same_but_for_rounding(lesson):
