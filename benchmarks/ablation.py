@@ -66,6 +66,12 @@ BRIEF = [*FIRST, '--steps', '150']  # a quarter of an hour, to compare what is l
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
     'group-1': ['small'],
+    # ten inner steps and collages in them, as at test, and half as many boxes that get a mask
+    'ten-1': [
+        'small',
+        *'--tasks.steps 10 --tasks.again 0.8 --lr 3e-5 --lr-rates 0.1'.split(),
+        *'--steps 200 --seed 5'.split(),
+    ],
     'common-1': FIRST,
     'common-2': [*FIRST, *SEED_2],
     'long-1': [*FIRST, '--steps', '800', '--validate-every', '200'],  # twice the budget
@@ -108,6 +114,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
 }
 STARTS = {  # what a training starts from, if not from the parent
     'group-1': 'parent-group',
+    'ten-1': 'group-1',
     'brief-groupnorm-1': 'parent-group',
     'further-1': 'neuron-1',
 }
@@ -144,8 +151,10 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
     for end in '0', '1', '10', '50', '100', '10-ona':
-        found[f'group-1-{end}'] = 'group-1', ['--variant', f'e-osvos-{end}']
-    for row in 'beside-1-10', 'beside-1-10-ona', 'group-1-10', 'group-1-10-ona':
+        for name in 'group-1', 'ten-1':
+            found[f'{name}-{end}'] = name, ['--variant', f'e-osvos-{end}']
+    twice = 'beside-1-10', 'group-1-10', 'ten-1-10'
+    for row in (*twice, *(f'{row}-ona' for row in twice)):
         folder, options = found[row]
         found[f'{row}-again'] = folder, [*options, *SEED_2]
     return found
@@ -162,6 +171,14 @@ def with_lovasz(file: Path, new: Path) -> Path:  # the new file
     "The same weights, to be trained on with the Lovász loss."
     model, config = load_model(file)
     save_weights(model, replace(config, roi=replace(config.roi, mask_loss='hinge')), new)
+    return new
+
+
+def with_fewer_masks(file: Path, new: Path) -> Path:  # the new file
+    "The same weights and rates, but of 64 boxes at most 4 get a mask, not 8."
+    model, config = load_model(file)
+    config = replace(config, roi=replace(config.roi, positives=1 / 16))
+    save_weights(model, config, new, rates=load_rates(file))
     return new
 
 
@@ -204,6 +221,8 @@ def train(name: str, data: Path, runs: Path) -> Path:  # the weights
         start = train(STARTS.get(name, 'parent'), data, runs)
     if 'lovasz' in name:
         start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
+    if name == 'ten-1':
+        start = with_fewer_masks(start, runs / 'group-1-fewer-masks.safetensors')
     if name != 'parent':
         settings += ['--start', start]
     file = runs / name / 'weights.safetensors'

@@ -7,6 +7,7 @@ __all__ = ['MetaGradient', 'unrolled_meta_gradient', 'rate_gradient', 'meta_grad
 
 # %% ../nbs/14_meta.ipynb #2eb79842
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 from torch import nn
@@ -106,13 +107,28 @@ def rate_gradient(
     return result
 
 # %% ../nbs/14_meta.ipynb #4ab8c2ce
-@torch.enable_grad()
-def _step_back(model, weights, rates, batch, after, clip, rng):
-    "Gradients for the weights before an inner step and for the rates, from those for after it."
+def _step_back(model, weights, rates, batch, v, clip, rng):
+    "Turn `v`, the gradient after an inner step, into that before it; the gradient for the rates."
     free = leaves(model, weights)
-    learned = {name: r.detach().requires_grad_() for name, r in rates.items()}
-    new, _ = _step(model, weights, free, learned, batch, clip, rng)
-    return _differentiate(new.values(), free, learned, after.values())
+    inputs = list(free.values())
+    with torch.enable_grad():
+        loss = sum(losses_with(model, weights | free, batch, rng).values())
+        graphs = torch.autograd.grad(loss, inputs, create_graph=True, materialize_grads=True)
+    g = {name: o.detach() for name, o in zip(free, graphs)}
+    u = {name: rates.get(name, rates.get('')) * v[name] for name in g}
+    slopes = rate_gradient(rates, v, g)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(g.values()))))
+    if clip is not None and norm > clip:
+        along = sum((g[name] * u[name]).sum() for name in g) / norm**2
+        for name in g:
+            u[name].sub_(along * g[name]).mul_(clip / norm)
+        slopes = {name: s * (clip / norm) for name, s in slopes.items()}
+    curved = [o.requires_grad for o in graphs]  # the others do not change with the weights
+    outputs, vectors = (list(compress(o, curved)) for o in (graphs, u.values()))
+    turned = torch.autograd.grad(outputs, inputs, vectors, materialize_grads=True)
+    torch._foreach_sub_(list(v.values()), turned)
+    return slopes
+
 
 # %% ../nbs/14_meta.ipynb #2eee4572
 def meta_gradient(
@@ -128,11 +144,10 @@ def meta_gradient(
 ) -> MetaGradient:
     "Backpropagation through time (equation 4). FloatingPointError where a loss is not finite."
     step_weights = _check(step_weights, len(batches))
-    fast = {name: w.detach().clone() for name, w in weights.items()}
-    found, slopes = {}, rate_gradient(rates, {}, {})  # nothing, and zeros
-    sums, path, losses, inner = {}, [], {}, []
-    steps = range(len(batches) + 1)
+    fast, steps = weights, range(len(batches) + 1)
     backwards = {1: (), 2: reversed(steps)}[order]
+    found, slopes = {}, rate_gradient(rates, {}, {})  # nothing, and zeros
+    sums, kept, losses, inner = {}, {}, {}, []
 
     def add(total, more):
         for name, g in more.items():
@@ -144,27 +159,32 @@ def meta_gradient(
         add(slopes, rate_gradient(rates, gradients, sums))
         add(found, gradients)
 
+    def take_step(t, start):
+        rng = generator(*key, 'sample', t)
+        gradients, values = loss_gradient(model, start, batches[t], clip, rng)
+        if t == 0 or (order == 2 and t % 2 == 0):  # what it starts from stays as it is
+            kept[t] = start
+            start = start | {name: start[name].detach().clone() for name in gradients}
+        sgd_step(start, gradients, rates)
+        return start, gradients, values
+
     for t in steps:
         if t in step_weights and order == 1:
             add_meta_loss(t)
         if t < len(batches):
-            rng = generator(*key, 'sample', t)
-            gradients, values = loss_gradient(model, fast, batches[t], clip, rng)
+            fast, gradients, values = take_step(t, fast)
             inner.append(values)
             if order == 1:
                 add(sums, gradients)
-            else:
-                path.append({name: fast[name].clone() for name in gradients})
-            sgd_step(fast, gradients, rates)
             del gradients  # or they would be kept while the next are computed
     for t in backwards:
         if t < len(batches):
-            fast |= path.pop()
+            # every second step is taken again, from the copy before it
+            fast = kept.pop(t) if t in kept else take_step(t - 1, kept[t - 1])[0]
         if found:
             rng = generator(*key, 'sample', t)
-            before, more = _step_back(model, fast, rates, batches[t], found, clip, rng)
-            found |= before
-            add(slopes, more)
+            add(slopes, _step_back(model, fast, rates, batches[t], found, clip, rng))
         if t in step_weights:
             add_meta_loss(t)
     return MetaGradient(found, slopes, losses[max(step_weights)], inner)
+
