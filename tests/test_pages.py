@@ -58,7 +58,7 @@ def stored_table(word):
 
 
 def test_our_scores_are_those_of_the_result_file():
-    result = read_json(ROOT / 'benchmarks/ablation/davis/group-1-10.json')
+    result = read_json(ROOT / 'benchmarks/ablation/davis/ten-1-10.json')
     j, f, both = (f'{percent(result)[key]:.1f}' for key in ('J', 'F', 'J&F'))
     assert ['**mean**', j, f] in stored_table('sequence')
     (_, parameters, _, *scores, on, _), *others = stored_table('seconds a frame')
