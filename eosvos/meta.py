@@ -119,10 +119,9 @@ def _step_back(model, weights, rates, batch, v, clip, rng):
     slopes = rate_gradient(rates, v, g)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(g.values()))))
     if clip is not None and norm > clip:
-        along = sum((g[name] * u[name]).sum() for name in g) / norm**2
-        for name in g:
-            u[name].sub_(along * g[name]).mul_(clip / norm)
-        slopes = {name: s * (clip / norm) for name, s in slopes.items()}
+        share, along = clip / norm, sum((g[name] * u[name]).sum() for name in g) / norm**2
+        torch._foreach_add_(list(u.values()), list(g.values()), alpha=-along.item())
+        torch._foreach_mul_([*u.values(), *slopes.values()], share)
     curved = [o.requires_grad for o in graphs]  # the others do not change with the weights
     outputs, vectors = (list(compress(o, curved)) for o in (graphs, u.values()))
     turned = torch.autograd.grad(outputs, inputs, vectors, materialize_grads=True)
