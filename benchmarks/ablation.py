@@ -22,9 +22,10 @@ a row's name says:
 - `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
 - `ona`: online adaptation.
 
-Rows of `group` are of the preset `small`, with GroupNorm; those of `common` are of the one before
-it (`FIRST`), with frozen BatchNorm, as are all others but `brief-groupnorm`. All rows but those of
-`group` and `beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt ask for a
+Rows of `group` are of the preset `small`, with GroupNorm, and those of `ten` of the shipped model,
+which was trained on from there; those of `common` are of the model before both (`FIRST`), with
+frozen BatchNorm, as are all others but `brief-groupnorm`. All rows but those of `group`, `ten` and
+`beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt ask for a
 second opinion. `collages.csv` is `follow_scores` of `group-1` with `fine_tune.paste` 0 and 1, and
 `opinion.csv` that of `common-1` with `online_agree` and without, with collages; of the held-out
 and composed clips every second frame.

@@ -657,8 +657,8 @@ def test_an_object_is_followed_in_bfloat16_as_in_float32():
     given, found = {0: read_mask(DEMO / 'masks/00000.png')[::2, ::2]}, {}
     for precision in 'float32', 'bf16':
         tracker = load('small', 'cpu')
-        # one step: at learned rates, a few more make of float32's own rounding another mask
-        config = replace(tracker.config, fine_tune=FineTuneConfig(1, 1, clip=10.0))
+        # two steps: at learned rates, a few more make of float32's own rounding another mask
+        config = replace(tracker.config, fine_tune=FineTuneConfig(2, 1, clip=10.0))
         model = tracker.model
         model.precision = precision
         model.image_config = replace(model.image_config, min_side=128, max_side=224)

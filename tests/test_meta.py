@@ -445,7 +445,7 @@ def small():
     "The shipped model in float64, its weights, rates, two batches of two views, a later frame."
     model, _ = load_model('small')
     model = model.double()
-    model.roi_heads.config = replace(model.roi_heads.config, samples=8)
+    model.roi_heads.config = replace(model.roi_heads.config, samples=8, positives=1 / 8)
     model.image_config = replace(model.image_config, min_side=48, max_side=96)
     (image, ids), (later, later_ids) = (demo_frame(i) for i in (0, 12))
     image, later = (o[:, ::4, ::4].double() for o in (image, later))
