@@ -13,7 +13,16 @@ import torch
 from torch import nn
 
 from .core import generator
-from .fine_tuning import Batch, Rates, Weights, leaves, loss_gradient, losses_with, sgd_step
+from eosvos.fine_tuning import (
+    Batch,
+    Rates,
+    Weights,
+    clip_norm,
+    leaves,
+    loss_gradient,
+    losses_with,
+    sgd_step,
+)
 
 # %% ../nbs/14_meta.ipynb #88d454dc
 @dataclass
@@ -117,7 +126,7 @@ def _step_back(model, weights, rates, batch, v, clip, rng):
     g = {name: o.detach() for name, o in zip(free, graphs)}
     u = {name: rates.get(name, rates.get('')) * v[name] for name in g}
     slopes = rate_gradient(rates, v, g)
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(g.values()))))
+    norm = clip_norm(list(g.values()), None)  # nothing is clipped
     if clip is not None and norm > clip:
         share, along = clip / norm, sum((g[name] * u[name]).sum() for name in g) / norm**2
         torch._foreach_add_(list(u.values()), list(g.values()), alpha=-along.item())
