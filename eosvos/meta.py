@@ -7,10 +7,10 @@ __all__ = ['MetaGradient', 'unrolled_meta_gradient', 'rate_gradient', 'meta_grad
 
 # %% ../nbs/14_meta.ipynb #2eb79842
 from dataclasses import dataclass
-from itertools import compress
 
 import torch
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 
 from .core import generator
 from eosvos.fine_tuning import (
@@ -124,17 +124,20 @@ def _step_back(model, weights, rates, batch, v, clip, rng):
         loss = sum(losses_with(model, weights | free, batch, rng).values())
         graphs = torch.autograd.grad(loss, inputs, create_graph=True, materialize_grads=True)
     g = {name: o.detach() for name, o in zip(free, graphs)}
-    u = {name: rates.get(name, rates.get('')) * v[name] for name in g}
+    u = {name: -rates.get(name, rates.get('')) * v[name] for name in g}
     slopes = rate_gradient(rates, v, g)
     norm = clip_norm(list(g.values()), None)  # nothing is clipped
     if clip is not None and norm > clip:
         share, along = clip / norm, sum((g[name] * u[name]).sum() for name in g) / norm**2
         torch._foreach_add_(list(u.values()), list(g.values()), alpha=-along.item())
         torch._foreach_mul_([*u.values(), *slopes.values()], share)
-    curved = [o.requires_grad for o in graphs]  # the others do not change with the weights
-    outputs, vectors = (list(compress(o, curved)) for o in (graphs, u.values()))
-    turned = torch.autograd.grad(outputs, inputs, vectors, materialize_grads=True)
-    torch._foreach_sub_(list(v.values()), turned)
+    for name, w in free.items():
+        w.grad = v[name]  # to which autograd adds the product with the Hessian, in place
+    # a gradient without a graph does not change with the weights
+    pairs = [(get_gradient_edge(o), u[name]) for name, o in zip(g, graphs) if o.requires_grad]
+    del g, graphs  # the edges lead into the graph, the values can go
+    if pairs:
+        torch.autograd.backward(*zip(*pairs), inputs=inputs)
     return slopes
 
 
@@ -155,7 +158,7 @@ def meta_gradient(
     fast, steps = weights, range(len(batches) + 1)
     backwards = {1: (), 2: reversed(steps)}[order]
     found, slopes = {}, rate_gradient(rates, {}, {})  # nothing, and zeros
-    sums, kept, losses, inner = {}, {}, {}, []
+    sums, losses, kept, inner = {}, {}, [], []
 
     def add(total, more):
         for name, g in more.items():
@@ -167,28 +170,23 @@ def meta_gradient(
         add(slopes, rate_gradient(rates, gradients, sums))
         add(found, gradients)
 
-    def take_step(t, start):
-        rng = generator(*key, 'sample', t)
-        gradients, values = loss_gradient(model, start, batches[t], clip, rng)
-        if t == 0 or (order == 2 and t % 2 == 0):  # what it starts from stays as it is
-            kept[t] = start
-            start = start | {name: start[name].detach().clone() for name in gradients}
-        sgd_step(start, gradients, rates)
-        return start, gradients, values
-
     for t in steps:
         if t in step_weights and order == 1:
             add_meta_loss(t)
         if t < len(batches):
-            fast, gradients, values = take_step(t, fast)
+            rng = generator(*key, 'sample', t)
+            gradients, values = loss_gradient(model, fast, batches[t], clip, rng)
             inner.append(values)
+            if t == 0 or order == 2:  # these weights stay as they are
+                kept.append(fast)
+                fast = fast | {name: fast[name].detach().clone() for name in gradients}
             if order == 1:
                 add(sums, gradients)
+            sgd_step(fast, gradients, rates)
             del gradients  # or they would be kept while the next are computed
     for t in backwards:
         if t < len(batches):
-            # every second step is taken again, from the copy before it
-            fast = kept.pop(t) if t in kept else take_step(t - 1, kept[t - 1])[0]
+            fast = kept.pop()
         if found:
             rng = generator(*key, 'sample', t)
             add(slopes, _step_back(model, fast, rates, batches[t], found, clip, rng))
