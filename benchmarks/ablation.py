@@ -28,7 +28,8 @@ frozen BatchNorm, as are all others but `brief-groupnorm`. All rows but those of
 `beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt ask for a
 second opinion. `collages.csv` is `follow_scores` of `group-1` with `fine_tune.paste` 0 and 1, and
 `opinion.csv` that of `common-1` with `online_agree` and without, with collages; of the held-out
-and composed clips every second frame.
+and composed clips every second frame. `tries.csv` holds the same of changes to the
+shipped model, which notebook 18 explains.
 """
 
 import argparse
