@@ -652,13 +652,14 @@ def test_copy_by_copy_takes_less_memory(frame):
 # ---- precision
 
 
-def test_an_object_is_followed_in_bfloat16_as_in_float32():
+# at learned rates, a few more steps make of float32's own rounding another mask
+@pytest.mark.parametrize('name, steps', [('parent-group', 1), ('small', 2)])
+def test_an_object_is_followed_in_bfloat16_as_in_float32(name, steps):
     clip = [read_image(DEMO / f'frames/{i:05d}.jpg')[:, ::2, ::2] for i in range(3)]
     given, found = {0: read_mask(DEMO / 'masks/00000.png')[::2, ::2]}, {}
     for precision in 'float32', 'bf16':
-        tracker = load('small', 'cpu')
-        # two steps: at learned rates, a few more make of float32's own rounding another mask
-        config = replace(tracker.config, fine_tune=FineTuneConfig(2, 1, clip=10.0))
+        tracker = load(name, 'cpu')
+        config = replace(tracker.config, fine_tune=FineTuneConfig(steps, 1, clip=10.0))
         model = tracker.model
         model.precision = precision
         model.image_config = replace(model.image_config, min_side=128, max_side=224)
