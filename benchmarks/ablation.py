@@ -24,9 +24,9 @@ a row's name says:
 
 Rows of `group` are of the preset `small`, with GroupNorm, and those of `ten` of the shipped model,
 which was trained on from there; those of `common` are of the model before both (`FIRST`), with
-frozen BatchNorm, as are all others but `brief-groupnorm`. All rows but those of `group`, `ten` and
-`beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt ask for a
-second opinion. `collages.csv` is `follow_scores` of `group-1` with `fine_tune.paste` 0 and 1, and
+frozen BatchNorm, as are all others without `groupnorm` in their names. All rows but those of
+`group`, `ten` and `beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt ask
+for a second opinion. `collages.csv` is `follow_scores` of `group-1` with `fine_tune.paste` 0 and 1, and
 `opinion.csv` that of `common-1` with `online_agree` and without, with collages; of the held-out
 and composed clips every second frame. `tries.csv` holds the same of changes to the
 shipped model, which notebook 18 explains.
@@ -107,6 +107,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'brief-common-1': BRIEF,
     'brief-lovasz-1': BRIEF,
     'brief-groupnorm-1': BRIEF,
+    'brief-lovasz-groupnorm-1': BRIEF,
     'brief-parameter-1': [*BRIEF, '--level', 'parameter'],
     'brief-neuron-1': [*BRIEF, *ALONE],
     'brief-neuron-2': [*BRIEF, *ALONE, *SEED_2],
@@ -118,6 +119,7 @@ STARTS = {  # what a training starts from, if not from the parent
     'group-1': 'parent-group',
     'ten-1': 'group-1',
     'brief-groupnorm-1': 'parent-group',
+    'brief-lovasz-groupnorm-1': 'parent-group',
     'further-1': 'neuron-1',
 }
 
@@ -220,9 +222,10 @@ def train(name: str, data: Path, runs: Path) -> Path:  # the weights
         return distilled(train('parent', data, runs), data, runs)
     preset, *settings = TRAIN[name]
     if name != 'parent':
-        start = train(STARTS.get(name, 'parent'), data, runs)
+        before = STARTS.get(name, 'parent')
+        start = train(before, data, runs)
     if 'lovasz' in name:
-        start = with_lovasz(start, runs / 'parent-lovasz.safetensors')
+        start = with_lovasz(start, runs / f'{before}-lovasz.safetensors')
     if name == 'ten-1':
         start = with_fewer_masks(start, runs / 'group-1-fewer-masks.safetensors')
     if name != 'parent':
