@@ -26,10 +26,10 @@ Rows of `group` are of the preset `small`, with GroupNorm, and those of `ten` of
 which was trained on from there; those of `common` are of the model before both (`FIRST`), with
 frozen BatchNorm, as are all others without `groupnorm` in their names. All rows but those of
 `group`, `ten` and `beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt ask
-for a second opinion. `collages.csv` is `follow_scores` of `group-1` with `fine_tune.paste` 0 and 1, and
-`opinion.csv` that of `common-1` with `online_agree` and without, with collages; of the held-out
-and composed clips every second frame. `tries.csv` holds the same of changes to the
-shipped model, which notebook 18 explains.
+for a second opinion. `collages.csv` is `follow_scores` of `group-1` with `fine_tune.paste` 0 and
+1, and `opinion.csv` that of `common-1` with `online_agree` and without, with collages; of the
+held-out and composed clips every second frame. `tries.csv` holds the same of changes to the
+shipped model and `larger_body.csv` of parents, both of which notebook 18 explains.
 """
 
 import argparse
