@@ -22,14 +22,15 @@ a row's name says:
 - `no-boxes`, no box propagation; `whole`, no search window; `score`, nearness does not count;
 - `ona`: online adaptation.
 
-Rows of `group` are of the preset `small`, with GroupNorm, and those of `ten` of the shipped model,
-which was trained on from there; those of `common` are of the model before both (`FIRST`), with
+Rows of `group` are of the preset `small`, with GroupNorm. From there `ten`, the shipped model, was
+trained on, and from there `ten-2`; those of `large` are of the last one with larger pictures and
+with fewer boxes a frame. Those of `common` are of the model before all these (`FIRST`), with
 frozen BatchNorm, as are all others without `groupnorm` in their names. All rows but those of
-`group`, `ten` and `beside` fine-tune without collages (`PLAIN`). Those of `beside` that adapt ask
-for a second opinion. `collages.csv` is `follow_scores` of `group-1` with `fine_tune.paste` 0 and
-1, and `opinion.csv` that of `common-1` with `online_agree` and without, with collages; of the
-held-out and composed clips every second frame. `tries.csv` holds the same of changes to the
-shipped model and `larger_body.csv` of parents, both of which notebook 18 explains.
+`group`, `ten`, `large` and `beside` fine-tune without collages (`PLAIN`). Those of `beside` that
+adapt ask for a second opinion. `collages.csv` is `follow_scores` of `group-1` with
+`fine_tune.paste` 0 and 1, and `opinion.csv` that of `common-1` with `online_agree` and without,
+with collages; of the held-out and composed clips every second frame. `tries.csv` holds the same of
+changes to the shipped model and `larger_body.csv` of parents, both of which notebook 18 explains.
 """
 
 import argparse
@@ -63,17 +64,16 @@ FIRST = [  # the recipe of the first shipped model: frozen BatchNorm, other task
     *'--tasks.paste 0.9 --tasks.alike 0'.split(),
 ]
 ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
+FEWER_BOXES = ['--extra-boxes', '50']  # of the 100 boxes of `large`
 PLAIN = ['--fine-tune.paste', '0']  # nothing lies over the copies of the first frame
 BRIEF = [*FIRST, '--steps', '150']  # a quarter of an hour, to compare what is learned
+TEN = ['small', *'--tasks.steps 10 --tasks.again 0.8 --lr 3e-5 --lr-rates 0.1'.split()]
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
     'group-1': ['small'],
     # ten inner steps and collages in them, as at test, and half as many boxes that get a mask
-    'ten-1': [
-        'small',
-        *'--tasks.steps 10 --tasks.again 0.8 --lr 3e-5 --lr-rates 0.1'.split(),
-        *'--steps 200 --seed 5'.split(),
-    ],
+    'ten-1': [*TEN, *'--steps 200 --seed 5'.split()],
+    'ten-2': [*TEN, *'--steps 240 --seed 6'.split()],
     'common-1': FIRST,
     'common-2': [*FIRST, *SEED_2],
     'long-1': [*FIRST, '--steps', '800', '--validate-every', '200'],  # twice the budget
@@ -118,6 +118,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
 STARTS = {  # what a training starts from, if not from the parent
     'group-1': 'parent-group',
     'ten-1': 'group-1',
+    'ten-2': 'ten-1',
     'brief-groupnorm-1': 'parent-group',
     'brief-lovasz-groupnorm-1': 'parent-group',
     'further-1': 'neuron-1',
@@ -155,9 +156,10 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
     for end in '0', '1', '10', '50', '100', '10-ona':
-        for name in 'group-1', 'ten-1':
+        for name in 'group-1', 'ten-1', 'ten-2':
             found[f'{name}-{end}'] = name, ['--variant', f'e-osvos-{end}']
-    twice = 'beside-1-10', 'group-1-10', 'ten-1-10'
+        found[f'large-{end}'] = 'large', ['--variant', f'e-osvos-{end}', *FEWER_BOXES]
+    twice = 'beside-1-10', 'group-1-10', 'ten-1-10', 'large-10'
     for row in (*twice, *(f'{row}-ona' for row in twice)):
         folder, options = found[row]
         found[f'{row}-again'] = folder, [*options, *SEED_2]
@@ -183,6 +185,16 @@ def with_fewer_masks(file: Path, new: Path) -> Path:  # the new file
     model, config = load_model(file)
     config = replace(config, roi=replace(config.roi, positives=1 / 16))
     save_weights(model, config, new, rates=load_rates(file))
+    return new
+
+
+def with_larger_pictures(file: Path, new: Path) -> Path:  # the new file
+    "The same weights and rates, for pictures of 288 x 512 pixels and 100 boxes a frame."
+    model, config = load_model(file)
+    image = replace(config.image, min_side=288, max_side=512)
+    rpn = replace(config.rpn, after_nms=(config.rpn.after_nms[0], 100))
+    config = replace(config, image=image, rpn=rpn)
+    save_weights(model, config, new, read_weights(file)[1]['notes'], rates=load_rates(file))
     return new
 
 
@@ -220,6 +232,8 @@ def train(name: str, data: Path, runs: Path) -> Path:  # the weights
     "A training that is not complete, or nothing. SystemExit where it was interrupted."
     if name == 'parent-group':
         return distilled(train('parent', data, runs), data, runs)
+    if name == 'large':
+        return with_larger_pictures(train('ten-2', data, runs), runs / 'large.safetensors')
     preset, *settings = TRAIN[name]
     if name != 'parent':
         before = STARTS.get(name, 'parent')
