@@ -96,8 +96,9 @@ PAPER_SEGMENT = SegmentConfig()
 SMALL_SEGMENT = SegmentConfig(  # shared by all stages of the small model
     fine_tune=FineTuneConfig(batch=1, clip=10.0, paste=1.0),
     online_iterations=5,
-    extra_boxes=100,
-    nearness=0.7,
+    online_agree=True,
+    extra_boxes=50,
+    nearness=0.85,
     fill=0.5,
     max_growth=4.0,
 )

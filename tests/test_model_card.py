@@ -51,8 +51,8 @@ def rate_of_parent(steps):
 @pytest.mark.parametrize(
     'label, row',
     [
-        ('e-osvos-10', 'ten-1-10'),
-        ('e-osvos-10-ona', 'ten-1-10-ona'),
+        ('e-osvos-10', 'large-10'),
+        ('e-osvos-10-ona', 'large-10-ona'),
         ('first training: e-osvos-10', 'group-1-10'),
         ('first training: e-osvos-50', 'group-1-50'),
     ],
@@ -67,12 +67,12 @@ def test_table_of_both_seeds(label, row):
 
 
 def test_sentences_of_small():
-    shipped = read_json(RESULTS / 'davis/ten-1-10.json')
+    shipped = read_json(RESULTS / 'davis/large-10.json')
     assert shipped['processes'] == 2
     fps = shipped['fps']
     said = [
         f'{fps:.1f} frames a second in each of two processes on two cores, {2 * fps:.1f} together',
-        'with the same following: {}, {} and {}; with the other draws {}, {} and {}.'.format(
+        'with collages at test: {}, {} and {}; with the other draws {}, {} and {}.'.format(
             *measured('beside-1-10'), *measured('beside-1-10-again')
         ),
         'a hundred steps, mean of two seeds: {}, {} and {}; '
