@@ -157,7 +157,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     found = {row: (name, [*options, *PLAIN]) for row, (name, options) in found.items()}
     for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
-    for end in '0', '1', '10', '50', '100', '10-ona':
+    for end in '0', '1', '10', '50', '100', '10-ona', '50-ona':
         for name in 'group-1', 'ten-1', 'ten-2', 'large':
             found[f'{name}-{end}'] = name, ['--variant', f'e-osvos-{end}']
     for row, (name, options) in found.items():

@@ -280,7 +280,7 @@ class _Train:
     Ctrl-C stops after the current step.
     """
 
-    # which preset of values: 'parent', where 'small' starts, which is the shipped model;
+    # which preset of values: 'parent', and 'small', the first training of the shipped model;
     # of full size: 'paper-parent', where the paper's Table 1 starts, and 'paper'
     config: Annotated[tyro.extras.subcommand_type_from_defaults(PRESETS), arg(name='')]
     data: Path  # folder that holds DAVIS/, DAVIS-2017/, YouTube-VOS/, images/
