@@ -73,6 +73,7 @@ TEN = ['small', *'--tasks.steps 10 --tasks.again 0.8 --lr 3e-5 --lr-rates 0.1'.s
 TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'parent': ['parent'],
     'group-1': ['small'],
+    'group-lovasz-1': ['small'],  # the same with the Lovász loss
     # ten inner steps and collages in them, as at test, and half as many boxes that get a mask
     'ten-1': [*TEN, *'--steps 200 --seed 5'.split()],
     'ten-2': [*TEN, *'--steps 240 --seed 6'.split()],
@@ -119,6 +120,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
 }
 STARTS = {  # what a training starts from, if not from the parent
     'group-1': 'parent-group',
+    'group-lovasz-1': 'parent-group',
     'ten-1': 'group-1',
     'ten-2': 'ten-1',
     'brief-groupnorm-1': 'parent-group',
@@ -158,7 +160,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
     for end in '0', '1', '10', '50', '100', '10-ona', '50-ona':
-        for name in 'group-1', 'ten-1', 'ten-2', 'large':
+        for name in 'group-1', 'group-lovasz-1', 'ten-1', 'ten-2', 'large':
             found[f'{name}-{end}'] = name, ['--variant', f'e-osvos-{end}']
     for row, (name, options) in found.items():
         if name != 'large':  # before what a row itself asks for, which counts
