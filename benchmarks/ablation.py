@@ -268,6 +268,7 @@ def held_out_j(file: Path, data: Path, steps: int, lr: str) -> float:  # in perc
     tracker = replace(tracker, config=variant(f'e-osvos-{steps}', tracker.config))
     sequences = [s for s in davis(data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
     plain = replace(tracker.config.fine_tune, paste=0.0)
+    # as `FORMER` says
     config = replace(tracker.config, fine_tune=plain, extra_boxes=100, nearness=0.7)
     tracker = replace(tracker, rates=float(lr), config=config)
     return 100 * float(np.mean(follow_scores(tracker, sequences, stride=2)))

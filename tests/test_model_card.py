@@ -1,5 +1,6 @@
 "The model cards say what was measured: their numbers against the result files of the study."
 
+import json
 import re
 import shutil
 import sys
@@ -79,6 +80,15 @@ def test_sentences_of_small():
         'without fine-tuning {}, {} and {}.'.format(*of_parent(100), *measured('zero-shot')),
     ]
     assert [s for s in said if s not in card('small')] == []
+
+
+def test_demo_of_small_is_that_of_page_13():
+    cells = json.loads((ROOT / 'nbs/13_follow.ipynb').read_text())['cells']
+    printed = [''.join(o.get('text', '')) for cell in cells for o in cell.get('outputs', [])]
+    (lines,) = [text for text in printed if text.startswith('nearness 0.85, none')]
+    found = re.findall(r'^nearness 0.85, (?:none|collages) +J (.+) mean', lines, re.M)
+    without, pasted = (', '.join(o.split()[:-1]) + f' and {o.split()[-1]}' for o in found)
+    assert f'seeds 1 to 4: {pasted}; without collages {without} (' in card('small')
 
 
 def test_what_the_shipped_model_is():
