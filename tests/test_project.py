@@ -229,6 +229,12 @@ def test_pictures_have_words(notebook):
             assert words, f'expected what the figure shows, `#| fig-alt: "..."`, got {first}'
 
 
+@pytest.mark.parametrize('notebook', **each)
+def test_formulas_name_their_symbols_with_one_backslash(notebook):
+    doubled = re.findall(r'\\\\[a-zA-Z]+', '\n'.join(cells(notebook, 'markdown')))
+    assert doubled == [], 'two backslashes break the line, and the name is set as letters'
+
+
 # ---- the form of a lesson
 
 
