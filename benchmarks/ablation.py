@@ -77,6 +77,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     # ten inner steps and collages in them, as at test, and half as many boxes that get a mask
     'ten-1': [*TEN, *'--steps 200 --seed 5'.split()],
     'ten-2': [*TEN, *'--steps 240 --seed 6'.split()],
+    'ten-lovasz-1': [*TEN, *'--steps 200 --seed 7'.split()],
     'common-1': FIRST,
     'common-2': [*FIRST, *SEED_2],
     'long-1': [*FIRST, '--steps', '800', '--validate-every', '200'],  # twice the budget
@@ -123,6 +124,7 @@ STARTS = {  # what a training starts from, if not from the parent
     'group-lovasz-1': 'parent-group',
     'ten-1': 'group-1',
     'ten-2': 'ten-1',
+    'ten-lovasz-1': 'ten-2',
     'brief-groupnorm-1': 'parent-group',
     'brief-lovasz-groupnorm-1': 'parent-group',
     'further-1': 'neuron-1',
@@ -180,9 +182,10 @@ def together(*command: str | Path) -> None:
 
 
 def with_lovasz(file: Path, new: Path) -> Path:  # the new file
-    "The same weights, to be trained on with the Lovász loss."
+    "The same weights, and rates if there are any, to be trained on with the Lovász loss."
     model, config = load_model(file)
-    save_weights(model, replace(config, roi=replace(config.roi, mask_loss='hinge')), new)
+    config = replace(config, roi=replace(config.roi, mask_loss='hinge'))
+    save_weights(model, config, new, rates=load_rates(file))
     return new
 
 
@@ -265,12 +268,10 @@ def held_out_j(file: Path, data: Path, steps: int, lr: str) -> float:  # in perc
     "Mean J of the held-out sequences with one rate."
     torch.set_num_threads(1)
     tracker = load(file, 'cpu')
-    tracker = replace(tracker, config=variant(f'e-osvos-{steps}', tracker.config))
-    sequences = [s for s in davis(data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
-    plain = replace(tracker.config.fine_tune, paste=0.0)
-    # as `FORMER` says
-    config = replace(tracker.config, fine_tune=plain, extra_boxes=100, nearness=0.7)
+    config = variant(f'e-osvos-{steps}', tracker.config)
+    config = tyro.cli(type(config), default=config, args=[*FORMER, *PLAIN])
     tracker = replace(tracker, rates=float(lr), config=config)
+    sequences = [s for s in davis(data / 'DAVIS', 'train', '240p') if s.name in HELD_OUT]
     return 100 * float(np.mean(follow_scores(tracker, sequences, stride=2)))
 
 

@@ -105,6 +105,11 @@ def test_pages_and_readme_are_built():
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
 
 
+def test_no_link_is_set_inside_another():
+    pages = sorted((ROOT / 'docs').glob('*.html'))
+    assert [p.name for p in pages if '</a>](' in p.read_text()] == [], 'names become links unasked'
+
+
 def test_settings_ini_equals_pyproject():
     parser = configparser.ConfigParser(delimiters='=')
     parser.read(ROOT / 'settings.ini')
