@@ -23,16 +23,18 @@ a row's name says:
 - `ona`: online adaptation.
 
 Rows of `group` are of the preset `small`, with GroupNorm. From there `ten` was trained on, twice,
-and `large`, the shipped model, is the second of these with larger pictures. Those of `common` are
-of the model before all these (`FIRST`), with frozen BatchNorm, as are all others without
-`groupnorm` in their names. All rows but those of `group`, `ten`, `large` and `beside` fine-tune
-without collages (`PLAIN`). Only those of `large` follow as the shipped model does; all others look
-at 100 jittered boxes a frame, weigh nearness less, and ask for no second opinion when they adapt
+and `large`, the shipped model, is the second of these with larger pictures. With `lovasz` in their
+names they have the Lovász loss: `group-lovasz-1` from its start, `ten-lovasz-1` goes on from there
+(`large-lovasz`: with larger pictures), and `ten-3-lovasz` from `ten-2`. Those of `common` are of
+the model before all these (`FIRST`), with frozen BatchNorm, as are all others without `groupnorm`
+in their names. All rows but those of `group`, `ten`, `large` and `beside` fine-tune without
+collages (`PLAIN`). Only those of `large` follow as the shipped model does; all others look at 100
+jittered boxes a frame, weigh nearness less, and ask for no second opinion when they adapt
 (`FORMER`), unless they are of `beside`, which do ask. `collages.csv` is `follow_scores` of
 `group-1` with `fine_tune.paste` 0 and 1, and `opinion.csv` that of `common-1` with `online_agree`
 and without, with collages; of the held-out and composed clips every second frame. `tries.csv`
-holds the same of changes to `ten-1` and `larger_body.csv` of parents, both of which notebook 18
-explains.
+holds the same of changes to `ten-1`, and of the Lovász loss, and `larger_body.csv` that of parents;
+notebook 18 explains both.
 """
 
 import argparse
@@ -77,7 +79,8 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     # ten inner steps and collages in them, as at test, and half as many boxes that get a mask
     'ten-1': [*TEN, *'--steps 200 --seed 5'.split()],
     'ten-2': [*TEN, *'--steps 240 --seed 6'.split()],
-    'ten-lovasz-1': [*TEN, *'--steps 200 --seed 7'.split()],
+    'ten-3-lovasz': [*TEN, *'--steps 200 --seed 7'.split()],
+    'ten-lovasz-1': [*TEN, *'--steps 200 --seed 5'.split()],
     'common-1': FIRST,
     'common-2': [*FIRST, *SEED_2],
     'long-1': [*FIRST, '--steps', '800', '--validate-every', '200'],  # twice the budget
@@ -124,11 +127,14 @@ STARTS = {  # what a training starts from, if not from the parent
     'group-lovasz-1': 'parent-group',
     'ten-1': 'group-1',
     'ten-2': 'ten-1',
-    'ten-lovasz-1': 'ten-2',
+    'ten-3-lovasz': 'ten-2',
+    'ten-lovasz-1': 'group-lovasz-1',
     'brief-groupnorm-1': 'parent-group',
     'brief-lovasz-groupnorm-1': 'parent-group',
     'further-1': 'neuron-1',
 }
+LATER = 'group-1', 'group-lovasz-1', 'ten-1', 'ten-2', 'ten-3-lovasz', 'ten-lovasz-1'
+LARGE = {'large': 'ten-2', 'large-lovasz': 'ten-lovasz-1'}  # with larger pictures, those of
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:
@@ -162,12 +168,12 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
     for end in '0', '1', '10', '50', '100', '10-ona', '50-ona':
-        for name in 'group-1', 'group-lovasz-1', 'ten-1', 'ten-2', 'large':
+        for name in (*LATER, *LARGE):
             found[f'{name}-{end}'] = name, ['--variant', f'e-osvos-{end}']
     for row, (name, options) in found.items():
-        if name != 'large':  # before what a row itself asks for, which counts
+        if name not in LARGE:  # before what a row itself asks for, which counts
             found[row] = name, [*options[:2], *FORMER, *options[2:]]
-    twice = 'beside-1-10', 'group-1-10', 'ten-1-10', 'large-10'
+    twice = [f'{n}-10' for n in ('beside-1', 'group-1', 'group-lovasz-1', 'ten-1', *LARGE)]
     for row in (*twice, *(f'{row}-ona' for row in twice)):
         folder, options = found[row]
         found[f'{row}-again'] = folder, [*options, *SEED_2]
@@ -241,16 +247,16 @@ def train(name: str, data: Path, runs: Path) -> Path:  # the weights
     "A training that is not complete, or nothing. SystemExit where it was interrupted."
     if name == 'parent-group':
         return distilled(train('parent', data, runs), data, runs)
-    if name == 'large':
-        return with_larger_pictures(train('ten-2', data, runs), runs / 'large.safetensors')
+    if name in LARGE:
+        return with_larger_pictures(train(LARGE[name], data, runs), runs / f'{name}.safetensors')
     preset, *settings = TRAIN[name]
     if name != 'parent':
         before = STARTS.get(name, 'parent')
         start = train(before, data, runs)
-    if 'lovasz' in name:
+    if 'lovasz' in name and 'lovasz' not in before:
         start = with_lovasz(start, runs / f'{before}-lovasz.safetensors')
-    if name == 'ten-1':
-        start = with_fewer_masks(start, runs / 'group-1-fewer-masks.safetensors')
+    if name in ('ten-1', 'ten-lovasz-1'):
+        start = with_fewer_masks(start, runs / f'{before}-fewer-masks.safetensors')
     if name != 'parent':
         settings += ['--start', start]
     file = runs / name / 'weights.safetensors'
