@@ -133,7 +133,6 @@ STARTS = {  # what a training starts from, if not from the parent
     'brief-lovasz-groupnorm-1': 'parent-group',
     'further-1': 'neuron-1',
 }
-LATER = 'group-1', 'group-lovasz-1', 'ten-1', 'ten-2', 'ten-3-lovasz', 'ten-lovasz-1'
 LARGE = {'large': 'ten-2', 'large-lovasz': 'ten-lovasz-1'}  # with larger pictures, those of
 
 
@@ -168,7 +167,7 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
     for end in '0', '1', '10', '50', '100', '10-ona', '50-ona':
-        for name in (*LATER, *LARGE):
+        for name in (*(n for n in TRAIN if n.startswith(('group', 'ten'))), *LARGE):
             found[f'{name}-{end}'] = name, ['--variant', f'e-osvos-{end}']
     for row, (name, options) in found.items():
         if name not in LARGE:  # before what a row itself asks for, which counts
@@ -255,7 +254,7 @@ def train(name: str, data: Path, runs: Path) -> Path:  # the weights
         start = train(before, data, runs)
     if 'lovasz' in name and 'lovasz' not in before:
         start = with_lovasz(start, runs / f'{before}-lovasz.safetensors')
-    if name in ('ten-1', 'ten-lovasz-1'):
+    if name.startswith('ten') and not before.startswith('ten'):
         start = with_fewer_masks(start, runs / f'{before}-fewer-masks.safetensors')
     if name != 'parent':
         settings += ['--start', start]
