@@ -33,8 +33,8 @@ jittered boxes a frame, weigh nearness less, and ask for no second opinion when 
 (`FORMER`), unless they are of `beside`, which do ask. `collages.csv` is `follow_scores` of
 `group-1` with `fine_tune.paste` 0 and 1, and `opinion.csv` that of `common-1` with `online_agree`
 and without, with collages; of the held-out and composed clips every second frame. `tries.csv`
-holds the same of changes to `ten-1`, and of the Lovász loss, and `larger_body.csv` that of parents;
-notebook 18 explains both.
+holds the same of changes to `ten-1`, and of the Lovász loss, `larger_body.csv` that of parents, and
+`orders/simpler.csv` that of outer loops; notebook 18 explains them.
 """
 
 import argparse
@@ -68,6 +68,7 @@ FIRST = [  # the recipe of the first shipped model: frozen BatchNorm, other task
     *'--tasks.paste 0.9 --tasks.alike 0'.split(),
 ]
 ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
+SIMPLE = [*ALONE, *'--lr-rates 0.8 --max-rate None --clip None'.split()]  # logarithms, and no more
 FORMER = '--extra-boxes 100 --nearness 0.7 --no-online-agree'.split()  # before `large`
 PLAIN = ['--fine-tune.paste', '0']  # nothing lies over the copies of the first frame
 BRIEF = [*FIRST, '--steps', '150']  # a quarter of an hour, to compare what is learned
@@ -115,6 +116,7 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'brief-lovasz-1': BRIEF,
     'brief-groupnorm-1': BRIEF,
     'brief-lovasz-groupnorm-1': BRIEF,
+    'brief-simple-groupnorm-1': [*BRIEF, *SIMPLE],
     'brief-parameter-1': [*BRIEF, '--level', 'parameter'],
     'brief-neuron-1': [*BRIEF, *ALONE],
     'brief-neuron-2': [*BRIEF, *ALONE, *SEED_2],
@@ -131,6 +133,7 @@ STARTS = {  # what a training starts from, if not from the parent
     'ten-lovasz-1': 'group-lovasz-1',
     'brief-groupnorm-1': 'parent-group',
     'brief-lovasz-groupnorm-1': 'parent-group',
+    'brief-simple-groupnorm-1': 'parent-group',
     'further-1': 'neuron-1',
 }
 LARGE = {'large': 'ten-2', 'large-lovasz': 'ten-lovasz-1'}  # with larger pictures, those of
