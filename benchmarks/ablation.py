@@ -68,7 +68,7 @@ FIRST = [  # the recipe of the first shipped model: frozen BatchNorm, other task
     *'--tasks.paste 0.9 --tasks.alike 0'.split(),
 ]
 ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
-SIMPLE = [*ALONE, *'--lr-rates 0.8 --max-rate None --clip None'.split()]  # logarithms, and no more
+SIMPLE = [*ALONE, *'--lr-rates 0.8 --max-rate None --clip None'.split()]  # logarithms and the mean
 FORMER = '--extra-boxes 100 --nearness 0.7 --no-online-agree'.split()  # before `large`
 PLAIN = ['--fine-tune.paste', '0']  # nothing lies over the copies of the first frame
 BRIEF = [*FIRST, '--steps', '150']  # a quarter of an hour, to compare what is learned
