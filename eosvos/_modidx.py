@@ -391,6 +391,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'eosvos.video._colours': ('video.html#_colours', 'eosvos/video.py'),
                               'eosvos.video._decode': ('video.html#_decode', 'eosvos/video.py'),
                               'eosvos.video._display_turn': ('video.html#_display_turn', 'eosvos/video.py'),
+                              'eosvos.video._frames': ('video.html#_frames', 'eosvos/video.py'),
                               'eosvos.video._only_white': ('video.html#_only_white', 'eosvos/video.py'),
                               'eosvos.video._opened': ('video.html#_opened', 'eosvos/video.py'),
                               'eosvos.video._pages': ('video.html#_pages', 'eosvos/video.py'),

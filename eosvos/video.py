@@ -357,10 +357,15 @@ def write_video(
 # %% ../nbs/3w_video.ipynb #8971d20a
 def _decode(path, start=None):  # start: seek to the key frame of this time, in units of the stream
     "The frames of a video file. ValueError with its name where it cannot be read, to its end."
-    with (
-        as_value_error(f'{path}: cannot be read as a video', Exception),  # FFmpeg has dozens
-        av.open(f'file:{path}') as container,  # a : in a bare name would make it an address
-    ):
+    with as_value_error(f'{path}: cannot be read as a video', Exception):  # FFmpeg has dozens
+        try:
+            yield from _frames(path, start)
+        except av.error.MemoryError as error:  # damaged sizes ask for more than FFmpeg allows
+            raise ValueError('damaged data, or too little memory') from error
+
+
+def _frames(path, start):
+    with av.open(f'file:{path}') as container:  # a : in a bare name would make it an address
         if not container.streams.video:
             raise ValueError('it holds no video')
         if start is not None:

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps, ImageSequence
@@ -945,6 +945,7 @@ def test_broken_videos_are_named(tmp_path, name):
 
 
 @quick
+@example(changes=[(76096, 16)], keep=1.0)  # FFmpeg says that memory is wanting
 @given(
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
     keep=st.floats(0, 2),
@@ -1124,6 +1125,17 @@ def test_want_of_memory_is_no_broken_file(tmp_path, folder, monkeypatch):
         open_clip(tmp_path / 'x.mp4')
     with pytest.raises(MemoryError):
         clip[0]
+
+
+def test_sizes_that_ask_for_too_much_memory_are_damage(tmp_path, monkeypatch):
+    write_video(tmp_path / 'x.mp4', moving(2))
+
+    def fail(*arguments, **options):
+        raise av.error.MemoryError(12, 'Cannot allocate memory', 'x.mp4')
+
+    monkeypatch.setattr(av, 'open', fail)
+    with pytest.raises(ValueError, match=r'x\.mp4: cannot be read as a video: damaged data, or'):
+        open_clip(tmp_path / 'x.mp4')
 
 
 def test_videos_that_fail_leave_nothing(tmp_path):
