@@ -25,16 +25,19 @@ a row's name says:
 Rows of `group` are of the preset `small`, with GroupNorm. From there `ten` was trained on, twice,
 and `large`, the shipped model, is the second of these with larger pictures. With `lovasz` in their
 names they have the Lovász loss: `group-lovasz-1` from its start, `ten-lovasz-1` goes on from there
-(`large-lovasz`: with larger pictures), and `ten-3-lovasz` from `ten-2`. Those of `common` are of
-the model before all these (`FIRST`), with frozen BatchNorm, as are all others without `groupnorm`
-in their names. All rows but those of `group`, `ten`, `large` and `beside` fine-tune without
-collages (`PLAIN`). Only those of `large` follow as the shipped model does; all others look at 100
-jittered boxes a frame, weigh nearness less, and ask for no second opinion when they adapt
-(`FORMER`), unless they are of `beside`, which do ask. `collages.csv` is `follow_scores` of
-`group-1` with `fine_tune.paste` 0 and 1, and `opinion.csv` that of `common-1` with `online_agree`
-and without, with collages; of the held-out and composed clips every second frame. `tries.csv`
-holds the same of changes to `ten-1`, and of the Lovász loss, `larger_body.csv` that of parents, and
-`orders/simpler.csv` that of outer loops; notebook 18 explains them.
+(`large-lovasz`: with larger pictures), and `ten-3-lovasz` from `ten-2`. With `simple` in their
+names, the outer loop steps logarithms and has nothing else that the paper's has not: `simple-1` is
+otherwise `group-1`, `simple-ten` goes on from there, and `simple-large` has larger pictures. Those
+of `common` are of the model before all these (`FIRST`), with frozen BatchNorm, as are all others
+without `groupnorm` in their names. All rows but those of `group`, `simple`, `ten`, `large` and
+`beside` fine-tune without collages (`PLAIN`). Only those of `LARGE` follow as the shipped model
+does; all others look at 100 jittered boxes a frame, weigh nearness less, and ask for no second
+opinion when they adapt (`FORMER`), unless they are of `beside`, which do ask. `collages.csv` is
+`follow_scores` of `group-1` with `fine_tune.paste` 0 and 1, and `opinion.csv` that of `common-1`
+with `online_agree` and without, with collages; of the held-out and composed clips every second
+frame. `tries.csv` holds the same of changes to `ten-1`, and of the Lovász loss, `larger_body.csv`
+that of parents, and `orders/simpler.csv` and `simpler.csv` that of outer loops; notebook 18
+explains them.
 """
 
 import argparse
@@ -69,6 +72,7 @@ FIRST = [  # the recipe of the first shipped model: frozen BatchNorm, other task
 ]
 ALONE = ['--shared-step', '0']  # every rate takes its own steps only, as in the paper
 SIMPLE = [*ALONE, *'--lr-rates 0.8 --max-rate None --clip None'.split()]  # logarithms and the mean
+LAST = ['--ema-decay', '0']  # the last values are kept, not their running mean
 FORMER = '--extra-boxes 100 --nearness 0.7 --no-online-agree'.split()  # before `large`
 PLAIN = ['--fine-tune.paste', '0']  # nothing lies over the copies of the first frame
 BRIEF = [*FIRST, '--steps', '150']  # a quarter of an hour, to compare what is learned
@@ -82,6 +86,9 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
     'ten-2': [*TEN, *'--steps 240 --seed 6'.split()],
     'ten-3-lovasz': [*TEN, *'--steps 200 --seed 7'.split()],
     'ten-lovasz-1': [*TEN, *'--steps 200 --seed 5'.split()],
+    # `group-1` and `ten-1` with logarithms alone, whose steps are four times as large
+    'simple-1': ['small', *SIMPLE, *LAST],
+    'simple-ten': [*TEN, *SIMPLE, *LAST, *'--lr-rates 0.4 --steps 240 --seed 5'.split()],
     'common-1': FIRST,
     'common-2': [*FIRST, *SEED_2],
     'long-1': [*FIRST, '--steps', '800', '--validate-every', '200'],  # twice the budget
@@ -127,16 +134,22 @@ TRAIN = {  # folder below RUNS -> the settings of `eosvos train` that make it
 STARTS = {  # what a training starts from, if not from the parent
     'group-1': 'parent-group',
     'group-lovasz-1': 'parent-group',
+    'simple-1': 'parent-group',
     'ten-1': 'group-1',
     'ten-2': 'ten-1',
     'ten-3-lovasz': 'ten-2',
     'ten-lovasz-1': 'group-lovasz-1',
+    'simple-ten': 'simple-1',
     'brief-groupnorm-1': 'parent-group',
     'brief-lovasz-groupnorm-1': 'parent-group',
     'brief-simple-groupnorm-1': 'parent-group',
     'further-1': 'neuron-1',
 }
-LARGE = {'large': 'ten-2', 'large-lovasz': 'ten-lovasz-1'}  # with larger pictures, those of
+LARGE = {  # with larger pictures, those of
+    'large': 'ten-2',
+    'large-lovasz': 'ten-lovasz-1',
+    'simple-large': 'simple-ten',
+}
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:
@@ -170,12 +183,13 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     for end, options in ('10', []), ('10-ona', ['--online-agree']), ('100', []):
         found[f'beside-1-{end}'] = 'common-1', ['--variant', f'e-osvos-{end}', *options]
     for end in '0', '1', '10', '50', '100', '10-ona', '50-ona':
-        for name in (*(n for n in TRAIN if n.startswith(('group', 'ten'))), *LARGE):
+        for name in (*(n for n in TRAIN if n.startswith(('group', 'simple', 'ten'))), *LARGE):
             found[f'{name}-{end}'] = name, ['--variant', f'e-osvos-{end}']
     for row, (name, options) in found.items():
         if name not in LARGE:  # before what a row itself asks for, which counts
             found[row] = name, [*options[:2], *FORMER, *options[2:]]
-    twice = [f'{n}-10' for n in ('beside-1', 'group-1', 'group-lovasz-1', 'ten-1', *LARGE)]
+    once_more = 'beside-1', 'group-1', 'group-lovasz-1', 'simple-1', 'ten-1', *LARGE
+    twice = [f'{name}-10' for name in once_more]
     for row in (*twice, *(f'{row}-ona' for row in twice)):
         folder, options = found[row]
         found[f'{row}-again'] = folder, [*options, *SEED_2]
@@ -257,7 +271,7 @@ def train(name: str, data: Path, runs: Path) -> Path:  # the weights
         start = train(before, data, runs)
     if 'lovasz' in name and 'lovasz' not in before:
         start = with_lovasz(start, runs / f'{before}-lovasz.safetensors')
-    if name.startswith('ten') and not before.startswith('ten'):
+    if 'ten' in name.split('-') and 'ten' not in before.split('-'):
         start = with_fewer_masks(start, runs / f'{before}-fewer-masks.safetensors')
     if name != 'parent':
         settings += ['--start', start]
