@@ -85,8 +85,8 @@ def test_sentences_of_small():
 def test_demo_of_small_is_that_of_page_13():
     cells = json.loads((ROOT / 'nbs/13_follow.ipynb').read_text())['cells']
     printed = [''.join(o.get('text', '')) for cell in cells for o in cell.get('outputs', [])]
-    (lines,) = [text for text in printed if text.startswith('nearness 0.85, none')]
-    found = re.findall(r'^nearness 0.85, (?:none|collages) +J (.+) mean', lines, re.M)
+    (lines,) = [text for text in printed if text.startswith('one rate, nearness 0.7 ')]
+    found = re.findall(r'^(?:learned|collages), nearness 0.85 +J (.+) mean', lines, re.M)
     without, pasted = (', '.join(o.split()[:-1]) + f' and {o.split()[-1]}' for o in found)
     assert f'seeds 1 to 4: {pasted}; without collages {without} (' in card('small')
 
